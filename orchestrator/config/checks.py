@@ -1,0 +1,236 @@
+"""What single fields cannot say: combinations that cannot be run, found without torch, Ray or the data.
+
+Each check is a generator over an experiment and is listed in `_CHECKS`; a finding names the field to change and the
+other fields it looked at. What needs the data or torch is checked by `orchestrator.preparing`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+from orchestrator.config.document import Path
+from orchestrator.config.schema import Experiment, Parquet, Synthetic
+
+
+class Finding(NamedTuple):
+    """One combination that cannot be run.
+
+    Args:
+        path: the field to change. message: what is given and what was expected. hint: what to type.
+        reads: other fields that the finding rests on.
+        where: what to name instead of the file's line, such as `environment`.
+    """
+
+    path: Path
+    message: str
+    hint: str = ""
+    reads: tuple[Path, ...] = ()
+    where: str = ""
+
+
+def check(experiment: Experiment, raw: Mapping[str, Any]) -> list[Finding]:
+    """Return everything about the experiment as a whole that cannot be run.
+
+    Args:
+        raw: the values it was made from, as a search needs them to try its candidates.
+    """
+    from orchestrator.config.search_checks import check_search
+
+    findings = [finding for one in _CHECKS for finding in one(experiment)]
+    if experiment.search is not None:
+        findings += check_search(experiment, raw, lambda trial: [f for one in _CHECKS for f in one(trial)], findings)
+    return findings
+
+
+# ---------------------------------------------------------------------------------------------- clients and data
+
+_NATURAL = ("tiny-shakespeare",)
+_IMAGES = ("digits", "mnist", "fashion-mnist")
+
+
+def _clients(experiment: Experiment) -> int | None:
+    return getattr(experiment.data.partition, "clients", None)
+
+
+def _cohort(experiment: Experiment) -> Iterator[Finding]:
+    cohort, clients = experiment.strategy.algorithm.cohort, _clients(experiment)
+    if cohort != "all" and clients is not None and cohort > clients:
+        yield Finding(
+            ("strategy", "algorithm", "cohort"),
+            f"got {cohort}, expected at most the {clients} clients of data.partition",
+            f"strategy.algorithm.cohort={clients}, or cohort: all",
+            (("data", "partition"),),
+        )
+
+
+def _epochs_or_steps(experiment: Experiment) -> Iterator[Finding]:
+    client = experiment.strategy.client
+    if client.epochs != 1 and client.steps is not None:  # 1 is what a resolved file says of every run in steps
+        yield Finding(
+            ("strategy", "client", "steps"),
+            f"got steps {client.steps} and epochs {client.epochs}, expected one of the two",
+            "strategy.client.epochs=1, its default, or strategy.client.steps=null",
+            (("strategy", "client", "epochs"),),
+        )
+
+
+def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
+    data, partition = experiment.data, experiment.data.partition
+    name = getattr(data, "name", "target")
+    here = ("data", "partition", "kind")
+    around = (("data", "name"), ("data", "target"))
+    if partition.kind == "column":
+        if isinstance(data, Parquet) and data.client is None:
+            hint = "data.client=COLUMN, or data.partition={kind: iid, clients: 10}"
+            yield Finding(here, "got 'column', but data.client names no column", hint, (*around, ("data", "client")))
+        elif name not in (*_NATURAL, "parquet", "target"):
+            hint = "data.partition={kind: iid, clients: 10}, or kind dirichlet or shards"
+            yield Finding(here, f"got 'column', but {name} has no clients of its own", hint, around)
+    elif partition.kind in ("dirichlet", "shards") and name in _NATURAL:
+        hint = "data.partition={kind: column}, or {kind: iid, clients: 10}"
+        yield Finding(here, f"got {partition.kind!r}, which needs a class per example; {name} is text", hint, around)
+
+
+def _enough_examples(experiment: Experiment) -> Iterator[Finding]:
+    data, clients = experiment.data, _clients(experiment)
+    if clients is None:
+        return
+    generated = data.examples if isinstance(data, Synthetic) else None
+    if data.limit is not None and generated is not None and data.limit > generated:
+        message = f"got {data.limit}, expected at most the {generated} of data.examples"
+        yield Finding(("data", "limit"), message, f"data.limit={generated}, or null", (("data", "examples"),))
+        return
+    known = data.limit if data.limit is not None else generated
+    each = getattr(data.partition, "min_size", getattr(data.partition, "shards_per_client", 1))
+    if known is not None and known < clients * each:
+        field = "data.limit" if data.limit is not None else "data.examples"
+        yield Finding(
+            ("data", "partition", "clients"),
+            f"got {clients} clients that need {clients * each} examples, but {field} is {known}",
+            f"data.partition.clients={max(1, known // each)}, or {field}={clients * each}",
+            (("data", "limit"), ("data", "examples"), ("data", "partition")),
+        )
+
+
+def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
+    name, model = getattr(experiment.data, "name", "target"), getattr(experiment.model, "name", "target")
+    if "target" in (name, model):
+        return
+    here, reads = ("model", "name"), (("data",),)
+    shape = getattr(experiment.data, "shape", None)
+    images = (
+        name in _IMAGES or getattr(experiment.data, "kind", "") == "images" or (shape is not None and len(shape) == 3)
+    )
+    if model == "transformer" and name != "tiny-shakespeare":
+        hint = f"model.name={'cnn' if images else 'mlp'}, or data.name=tiny-shakespeare"
+        yield Finding(here, f"got 'transformer', which predicts text; {name} is none", hint, reads)
+    elif model != "transformer" and name == "tiny-shakespeare":
+        yield Finding(here, f"got {model!r}, but {name} is text, to be predicted", "model={name: transformer}", reads)
+    elif model in ("cnn", "resnet") and not images:
+        what = "has no shape [channels, height, width]" if name == "parquet" else "has no images"
+        hint = "data.shape=[1, 28, 28], or model={name: mlp}" if name == "parquet" else "model={name: mlp}"
+        yield Finding(here, f"got {model!r}, which needs images; {name} {what}", hint, reads)
+
+
+# ------------------------------------------------------------------------------------------------------ cluster
+
+_KNOWN_RESOURCES = ("CPU", "GPU", "memory")
+_GRAIN = 1e-4
+_ADDRESS = re.compile(r"^(?P<ray>ray://)?(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+):(?P<port>\d+)$")
+
+
+def _address(experiment: Experiment) -> Iterator[Finding]:
+    address, here = experiment.cluster.address, ("cluster", "address")
+    if address in ("local", "auto"):
+        return
+    message = f"got {address!r}, expected local, auto, ray://host:port or host:port"
+    found = _ADDRESS.match(address)
+    if re.match(r"^https?://", address):
+        hint = f"that is a job server's address: orchestrator submit EXP --address {address}"
+        yield Finding(here, message, hint)
+    elif found is None:
+        near = difflib.get_close_matches(address.lower(), ("local", "auto"), n=1)
+        if near:
+            hint = f"did you mean {near[0]!r}?"
+        else:
+            bare = re.fullmatch(r"(ray://)?[A-Za-z0-9._-]+", address)
+            port = "10001" if address.startswith("ray://") else "6379"
+            hint = f"did you mean {address}:{port}?" if bare else "such as: ray://head:10001 or head:6379"
+        yield Finding(here, message, hint)
+    elif not 1 <= int(found["port"]) <= 65535:
+        yield Finding(here, f"got port {found['port']}, expected 1 to 65535", "such as: ray://head:10001 or head:6379")
+
+
+def _workers(experiment: Experiment) -> Iterator[Finding]:
+    cluster = experiment.cluster
+    if cluster.workers == 0 and cluster.address != "local":
+        yield Finding(
+            ("cluster", "workers"),
+            f"got 0, which trains in this process, but cluster.address is {cluster.address!r}",
+            "cluster.workers=2, or cluster.address=local",
+            (("cluster", "address"),),
+        )
+    if cluster.device == "cuda" and cluster.workers > 0 and not cluster.resources_per_worker.get("GPU"):
+        yield Finding(
+            ("cluster", "device"),
+            "got 'cuda', but cluster.resources_per_worker reserves no GPU",
+            "cluster.resources_per_worker={CPU: 1, GPU: 1}, or cluster.device=cpu",
+            (("cluster", "resources_per_worker"), ("cluster", "workers")),
+        )
+
+
+def _resources(experiment: Experiment) -> Iterator[Finding]:
+    for name, amount in experiment.cluster.resources_per_worker.items():
+        here = ("cluster", "resources_per_worker", name)
+        proper = next((known for known in _KNOWN_RESOURCES if known.lower() == name.lower()), name)
+        if name.lower() in ("num_cpus", "cpus", "num_gpus", "gpus"):
+            proper = "GPU" if "g" in name.lower() else "CPU"
+        if proper != name:
+            yield Finding(here, f"unknown resource {name!r}", f"did you mean {proper!r}?")
+        elif name == "object_store_memory" or not re.fullmatch(r"[A-Za-z][\w.:-]*", name):
+            yield Finding(here, f"{name!r} cannot be reserved", f"known: {', '.join(_KNOWN_RESOURCES)}, or your own")
+        elif name == "GPU" and amount > 1 and amount % 1:
+            yield Finding(here, f"got {amount:g}, expected a whole number or at most 1", f"{'.'.join(here)}=1")
+        elif amount < _GRAIN or amount > 2**53:
+            yield Finding(here, f"got {amount:g}, expected 0.0001 to 2^53, as Ray counts", f"{'.'.join(here)}=1")
+
+
+# ------------------------------------------------------------------------------------------- storage, tracking
+
+_SCHEMES = ("file", "s3", "gs", "gcs", "hdfs", "viewfs", "abfs", "abfss")
+
+
+def _uris(experiment: Experiment) -> Iterator[Finding]:
+    uris: dict[Path, str | None] = {("checkpoint", "storage"): experiment.checkpoint.storage}
+    if isinstance(experiment.data, Parquet):
+        uris |= {("data", "path"): experiment.data.path, ("data", "test_path"): experiment.data.test_path}
+    for path, uri in uris.items():
+        scheme = re.match(r"^([^/]*?):/", uri or "")
+        if scheme and scheme[1] not in _SCHEMES:
+            near = difflib.get_close_matches(scheme[1].lower(), _SCHEMES, n=1)
+            hint = (
+                f"did you mean {near[0]}://?" if near else f"known: a path, or {', '.join(f'{s}://' for s in _SCHEMES)}"
+            )
+            yield Finding(path, f"got {uri!r}, whose scheme {scheme[1]!r} is no file system here", hint)
+    root = experiment.storage.root
+    if "://" in root:
+        yield Finding(
+            ("storage", "root"), f"got {root!r}, expected a folder", "checkpoints may go there: checkpoint.storage=URI"
+        )
+
+
+def _tracking(experiment: Experiment) -> Iterator[Finding]:
+    from orchestrator.tracking_uri import check as check_uri
+
+    for problem in check_uri(experiment.tracking):
+        where = "environment" if problem.where == "environment" else ""
+        yield Finding(tuple(problem.path.split(".")), problem.message, problem.hint, where=where)
+
+
+_CHECKS = (
+    _cohort, _epochs_or_steps, _partition_of_data, _enough_examples, _model_of_data, _address, _workers, _resources,
+    _uris, _tracking,
+)  # fmt: skip

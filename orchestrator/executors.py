@@ -1,0 +1,66 @@
+"""From a `cluster:` section to workers that are ready to be started, with failures in a user's words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from cluster.inline import InlineExecutor
+
+from cluster.errors import PlacementFailed, Unreachable
+from cluster.executor import Executor, Notify
+from orchestrator.config.schema import Cluster
+from orchestrator.errors import PlacementError
+
+
+@contextmanager
+def open_executor(section: Cluster, notify: Notify) -> Iterator[Executor]:
+    """Connect as the section says and yield an executor with every worker's place known, none started.
+
+    Raises:
+        PlacementError: when the cluster cannot be reached, or cannot hold the workers: need versus have.
+    """
+    with placement_errors(section):
+        if section.workers == 0:
+            with InlineExecutor() as executor:
+                yield executor
+            return
+        from cluster.connect import connect
+        from cluster.pool import RayExecutor
+
+        with (
+            connect(section.address, notify=notify),
+            RayExecutor(
+                num_workers=section.workers,
+                resources=dict(section.resources_per_worker),
+                strategy=section.placement,
+                threads=section.threads_per_worker,
+                start_timeout_s=section.start_timeout_s,
+                stall_timeout_s=section.stall_timeout_s,
+                notify=notify,
+            ) as executor,
+        ):
+            yield executor
+
+
+@contextmanager
+def placement_errors(section: Cluster) -> Iterator[None]:
+    """Turn what the cluster raises into PlacementErrors that say what to type."""
+    try:
+        yield
+    except Unreachable as error:
+        raise PlacementError(
+            f"no Ray cluster answers at {error.address!r}: {error.reason}",
+            "start one with `ray start --head`, mend cluster.address, or use cluster.address=local",
+        ) from error
+    except PlacementFailed as error:
+        raise PlacementError(
+            f"{error.reason}\n{error.table}".rstrip(),
+            "ask for less: cluster.workers=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0 for none",
+        ) from error
+
+
+def describe(fields: Mapping[str, Any]) -> str:
+    """Return an event's fields as `key value` pairs for one line of progress."""
+    return "  ".join(f"{key} {value}" for key, value in fields.items())

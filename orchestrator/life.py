@@ -1,0 +1,304 @@
+"""One process's part in a run: the loop over steps, what is recorded of each, and how it ends.
+
+`orchestrator.run` prepares and places; from the moment a run directory exists, `Life` is responsible for it:
+whatever happens ends in a status, FINISHED, FAILED or KILLED, with a report and whatever state was reached.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from orchestrator.checkpoints import CheckpointStore
+from orchestrator.config import load_experiment
+from orchestrator.config.schema import Experiment
+from orchestrator.engines.rounds import RoundsEngine, RoundsState, StepReport
+from orchestrator.errors import OrchestratorError, ResumeError
+from orchestrator.executors import describe
+from orchestrator.interrupts import Interrupts
+from orchestrator.progress import Progress
+from orchestrator.rundir import RunDirectory
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from torch import Tensor
+
+    from orchestrator.tracking import Tracker
+
+
+class RunInterrupted(KeyboardInterrupt):
+    """A run was interrupted after saving its state; its directory can be resumed."""
+
+    def __init__(self, run_dir: Path, step: int) -> None:
+        super().__init__(run_dir, step)
+        self.run_dir = run_dir
+        self.step = step
+
+    def __str__(self) -> str:
+        return f"interrupted after round {self.step}; go on with: orchestrator resume {self.run_dir}"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run came to.
+
+    Args:
+        run_dir: its directory. status: FINISHED, or STOPPED when a search ended it early.
+        step: the last step. metrics: the last value of every metric.
+    """
+
+    run_dir: Path
+    status: str
+    step: int
+    metrics: Mapping[str, float]
+
+    def history(self) -> pa.Table:
+        """Return every metric of every step: columns step, wall_s, virtual_s, scope, name, value."""
+        return RunDirectory.open(self.run_dir).metrics()
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the model of the newest checkpoint, by parameter name."""
+        directory = RunDirectory.open(self.run_dir)
+        experiment = load_experiment(directory.path / "config.resolved.yaml").experiment
+        state = checkpoint_store(experiment, directory).newest()
+        if state is None:
+            raise ResumeError(f"{self.run_dir} holds no checkpoint", "run it again with a smaller checkpoint.every")
+        return dict(state.model)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What a sweep adds to a run: where it lives, whose child it is, and who is told of each step.
+
+    Args:
+        path: the run directory to create. number, params: which trial, with what values.
+        parent_run_id: the sweep's MLflow run. on_step: called with each report; True ends the run.
+        start_from: a checkpoint folder to begin at (population-based training).
+    """
+
+    path: Path
+    number: int
+    params: Mapping[str, Any]
+    parent_run_id: str | None = None
+    on_step: Callable[[StepReport, RunDirectory], bool] | None = None
+    start_from: Path | str | None = None
+
+
+@dataclass
+class Life:
+    """One process's part in a run: the loop, and how it ends."""
+
+    experiment: Experiment
+    progress: Progress
+    interrupts: Interrupts
+    trial: Trial | None
+    directory: RunDirectory | None = None
+    early: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
+    latest: RoundsState | None = None
+    saved_step: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+
+    def notify(self, kind: str, fields: Mapping[str, Any]) -> None:
+        """Record what the executor tells; before the directory exists it is kept until it does."""
+        if kind in ("worker_lost", "worker_replaced", "joined_job"):
+            self.progress.message(f"{kind.replace('_', ' ')}: {describe(fields)}", important=True)
+        if self.directory is None:
+            self.early.append((kind, fields))
+        else:
+            self.directory.event(kind, **fields)
+
+    def go(self, engine: RoundsEngine, state: RoundsState | None, *, resumed: bool = False) -> RunResult:
+        """Train from `state` (None: from the start) to the end, and close the directory whatever happens."""
+        directory = self.directory
+        assert directory is not None
+        with ExitStack() as stack:
+            if not resumed:
+                stack.enter_context(directory.lock())
+            for kind, fields in self.early:
+                directory.event(kind, **fields)
+            self.progress.message(f"run directory  {directory.path}", important=True)
+            tracker = self._open_tracker(directory)
+            store = checkpoint_store(self.experiment, directory)
+            try:
+                state = self._starting_state(engine, store, state, resumed, directory)
+                self.progress.begin(state.step)
+                engine.start()
+                stopped = self._train(engine, store, directory, tracker, state)
+            except KeyboardInterrupt:
+                self._end(directory, tracker, store, "KILLED")
+                raise RunInterrupted(directory.path, self.saved_step) from None
+            except BaseException as error:
+                self._end(directory, tracker, store, "FAILED", error)
+                raise
+            self._end(directory, tracker, store, "FINISHED")
+        step = directory.manifest["step"]
+        return RunResult(directory.path, "STOPPED" if stopped else "FINISHED", step, dict(self.metrics))
+
+    def _starting_state(
+        self,
+        engine: RoundsEngine,
+        store: CheckpointStore,
+        state: RoundsState | None,
+        resumed: bool,
+        directory: RunDirectory,
+    ) -> RoundsState:
+        store.probe()
+        if state is None and self.trial is not None and self.trial.start_from is not None:
+            folder, _, name = str(self.trial.start_from).rpartition("/")
+            state = CheckpointStore(folder, keep=1).load(int(name.removeprefix("step-")))
+        if resumed:
+            begin = state.step if state is not None else -1
+            directory.truncate_metrics(begin)
+            directory.event("resumed", from_step=max(begin, 0))
+            history = [*directory.manifest.get("resumed", []), {"from_step": max(begin, 0), "pid": os.getpid()}]
+            directory.update_manifest(status="RUNNING", resumed=history, error={})
+            self.progress.message(f"resuming after round {max(begin, 0)}")
+        if state is not None:
+            self.saved_step = state.step
+        return state if state is not None else engine.initial_state()
+
+    def _train(
+        self,
+        engine: RoundsEngine,
+        store: CheckpointStore,
+        directory: RunDirectory,
+        tracker: Tracker | None,
+        state: RoundsState,
+    ) -> bool:
+        """Run the steps; return whether a search ended them early."""
+        every, last = self.experiment.checkpoint.every, self.experiment.strategy.algorithm.rounds
+        began = time.monotonic() - _wall_s(directory)
+        self.latest = state
+        for report in engine.steps(state):
+            with self.interrupts.deferred():
+                state = self.latest = report.state
+                self._record(directory, tracker, report, time.monotonic() - began)
+                stop = bool(self.trial and self.trial.on_step and self.trial.on_step(report, directory))
+                if (state.step and state.step % every == 0) or state.step == last or stop:
+                    self._checkpoint(directory, store, state)
+                directory.update_manifest(step=state.step, metrics=dict(self.metrics))
+            if stop:
+                return True
+        return False
+
+    def _record(self, directory: RunDirectory, tracker: Tracker | None, report: StepReport, wall_s: float) -> None:
+        step, now_s = report.state.step, report.state.now_s
+        if report.clients:
+            directory.event("round", step=step, virtual_s=now_s, clients=[client.client for client in report.clients])
+        for client in report.clients:
+            if client.failed:
+                directory.event("client_dropped", step=step, client=client.client, reason=client.failed)
+                self.progress.message(f"round {step}: client {client.client} dropped: {client.failed}", important=True)
+        directory.log(step, wall_s, now_s, report.values)
+        if tracker is not None:
+            tracker.log(step, report.values)
+        self.metrics.update(report.values)
+        self.progress.step(step, report.values, now_s)
+
+    def _checkpoint(self, directory: RunDirectory, store: CheckpointStore, state: RoundsState) -> None:
+        info = store.save(state)
+        self.saved_step = state.step
+        directory.event("checkpoint", step=info.step, path=info.path, num_bytes=info.num_bytes)
+        directory.flush_metrics()
+
+    def _open_tracker(self, directory: RunDirectory) -> Tracker | None:
+        if not self.experiment.tracking.enabled:
+            return None
+        from orchestrator.tracking import Tracker
+
+        return Tracker.open(
+            self.experiment.tracking,
+            directory,
+            experiment_name=self.experiment.tracking.experiment or self.experiment.name,
+            run_name=directory.manifest["id"],
+            params=flat(self.experiment.model_dump(exclude={"search"})),
+            tags=tags_of(directory.manifest),
+            parent_run_id=self.trial.parent_run_id if self.trial else None,
+            notify=lambda text: self.progress.message(text, important=True),
+        )
+
+    def _end(
+        self,
+        directory: RunDirectory,
+        tracker: Tracker | None,
+        store: CheckpointStore,
+        status: str,
+        error: BaseException | None = None,
+    ) -> None:
+        """Close the directory: state, metrics, status, report, tracking. A second signal may cut this short."""
+        with self.interrupts.deferred():
+            latest = self.latest
+            if status == "KILLED" and latest is not None and latest.step > self.saved_step:
+                self._checkpoint(directory, store, latest)
+            directory.flush_metrics()
+            fields: dict[str, Any] = {"status": status}
+            if status == "KILLED" and latest is not None and self.metrics:
+                fields |= {"step": latest.step, "metrics": dict(self.metrics)}  # of a step that a search cut short
+            if error is not None:
+                ours = isinstance(error, OrchestratorError)
+                text = str(error) if ours else "".join(traceback.format_exception(error))
+                fields["error"] = {"type": type(error).__name__, "message": text}
+                directory.event("failed", error=fields["error"])
+            directory.event("interrupted" if status == "KILLED" else "run_finished", status=status)
+            directory.update_manifest(**fields)
+            report = report_or_say(directory, self.progress)
+            if tracker is not None:
+                for path in (directory.path / "config.resolved.yaml", report, *_final_weights(store)):
+                    if path is not None:
+                        tracker.artifact(path)
+        if tracker is not None:
+            tracker.finish(status, self.experiment.tracking.flush_timeout_s)
+
+
+def checkpoint_store(experiment: Experiment, directory: RunDirectory) -> CheckpointStore:
+    setting = experiment.checkpoint.storage
+    location = f"{setting.rstrip('/')}/{directory.manifest['id']}" if setting else directory.path / "checkpoints"
+    return CheckpointStore(location, experiment.checkpoint.keep)
+
+
+def report_or_say(directory: RunDirectory, progress: Progress) -> Path | None:
+    """Write the report; a report that cannot be drawn must not take a trained model's run down with it."""
+    from orchestrator.report import write_report
+
+    try:
+        return write_report(directory.path)
+    except Exception as error:
+        (directory.path / "logs").mkdir(exist_ok=True)
+        (directory.path / "logs" / "report-error.txt").write_text(traceback.format_exc())
+        progress.message(f"the report could not be written ({error}); see logs/report-error.txt", important=True)
+        return None
+
+
+def _final_weights(store: CheckpointStore) -> tuple[Path, ...]:
+    steps = store.steps()
+    path = Path(store.location) / f"step-{steps[-1]:06d}" / "model.arrow" if steps else None
+    return (path,) if path is not None and path.exists() else ()
+
+
+def _wall_s(directory: RunDirectory) -> float:
+    """Seconds the run has taken so far, in earlier processes."""
+    column = directory.metrics().column("wall_s")
+    return max(column.to_pylist(), default=0.0)
+
+
+def tags_of(manifest: Mapping[str, Any]) -> dict[str, str]:
+    tags = {f"versions.{name}": str(version) for name, version in manifest.get("versions", {}).items()}
+    commit = (manifest.get("git") or {}).get("commit")
+    if commit:
+        tags["mlflow.source.git.commit"] = commit
+    return tags
+
+
+def flat(section: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Return a nested mapping as `dotted.name -> text`, as tracking servers want parameters."""
+    found: dict[str, str] = {}
+    for key, value in section.items():
+        name = f"{prefix}{key}"
+        found.update(flat(value, f"{name}.") if isinstance(value, Mapping) and value else {name: str(value)})
+    return found

@@ -1,0 +1,208 @@
+"""From an experiment to what a run starts with: the data in memory, its partition, and the model, all checked.
+
+Everything here happens before Ray starts or a folder is made, so that a mistake costs seconds. All that can be
+found out without the data is reported at once; then the data is loaded, and then divided and fed to the model.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+
+from cluster.inventory import memory_bytes
+from orchestrator.config import Loaded, Origins
+from orchestrator.config.schema import Experiment, OwnModel, Synthetic
+from orchestrator.errors import ConfigError, Problem
+from strategies.partition import Partition, partition
+from strategies.seeds import generator, integer
+from trainers import data, models, optimizers
+from trainers.data.base import DataError, Dataset, partition_labels
+from trainers.models import ModelError
+from trainers.targets import TargetError, resolve
+
+
+class Prepared(NamedTuple):
+    """What a run starts with."""
+
+    experiment: Experiment
+    dataset: Dataset
+    partition: Partition
+    model: nn.Module
+
+
+def prepare(source: Experiment | Loaded) -> Prepared:
+    """Load the data, divide it, and build the model.
+
+    Args:
+        source: the experiment; loaded from a file, problems say in which line.
+
+    Raises:
+        ConfigError: when optimizer, targets, data, partition or model cannot be had as the experiment says.
+    """
+    experiment, where = (source.experiment, source.where) if isinstance(source, Loaded) else (source, Origins())
+    problems = [*_optimizer(experiment, where), *_targets(experiment, where), *_device(experiment, where)]
+    problems += _oversized(experiment, where)
+    if problems:
+        raise ConfigError(problems)
+    dataset = _dataset(experiment, where)
+    problems = []
+    divided = built = None
+    try:
+        divided = _partition(experiment, dataset, where)
+    except ConfigError as error:
+        problems += error.problems
+    try:
+        built = _model(experiment, dataset, where)
+    except ConfigError as error:
+        problems += error.problems
+    if divided is None or built is None:
+        raise ConfigError(problems)
+    return Prepared(experiment, dataset, divided, built)
+
+
+# ---------------------------------------------------------------------------------------- without the data
+
+
+def _optimizer(experiment: Experiment, where: Origins) -> Iterator[Problem]:
+    """Look the optimizer and its arguments up in torch; with arguments that only torch knows, take a first step."""
+    section = experiment.strategy.client.optimizer.model_dump()
+    here = "strategy.client.optimizer"
+    parameter = nn.Parameter(torch.zeros(2, 2, dtype=getattr(torch, experiment.model.dtype)))
+    try:
+        optimizers.resolve(section)
+        if section["kwargs"]:  # making an optimizer imports torch's compiler, which takes longer than all else here
+            optimizer = optimizers.build(section, [parameter])
+            parameter.grad = torch.ones_like(parameter)
+            optimizer.step()
+    except optimizers.OptimizerError as error:
+        given = [key for key in ("name", "momentum", "weight_decay") if repr(section.get(key, "")) in error.message]
+        given += [key for key in ("momentum", "weight_decay") if repr(key) in error.message]
+        given += [f"kwargs.{key}" for key in section["kwargs"] if repr(key) in error.message]
+        path = f"{here}.{given[0]}" if given else here
+        yield Problem(where(path), path, error.message, error.hint)
+    except Exception as error:  # torch raises whatever it likes for arguments of the wrong type
+        yield Problem(where(here), here, f"{section['name']} refuses its arguments: {error}", "see torch.optim")
+
+
+def _targets(experiment: Experiment, where: Origins) -> Iterator[Problem]:
+    """Import users' own functions and hold their arguments against their signatures."""
+    offered = {"data": set(), "model": {"input_shape", "num_classes"}}
+    for name, added in offered.items():
+        section = getattr(experiment, name)
+        if not hasattr(section, "target"):
+            continue
+        try:
+            function = resolve(section.target)
+        except TargetError as error:
+            yield Problem(where(f"{name}.target"), f"{name}.target", error.message, error.hint)
+            continue
+        except SystemExit as error:
+            message = f"importing it ended the program: exit({error.code})"
+            yield Problem(where(f"{name}.target"), f"{name}.target", message, "guard it by: if __name__ == '__main__'")
+            continue
+        yield from _arguments(function, section.kwargs, added, f"{name}.kwargs", where)
+
+
+def _arguments(
+    function: Callable[..., Any], kwargs: Mapping[str, Any], added: set[str], path: str, where: Origins
+) -> Iterator[Problem]:
+    try:
+        parameters = inspect.signature(function).parameters
+    except (TypeError, ValueError):  # written in C: only calling it tells
+        return
+    named = [name for name, p in parameters.items() if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)]
+    free = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    listed = ", ".join(named) or "no arguments"
+    for key in kwargs:
+        if key not in named and not free:
+            yield Problem(
+                where(f"{path}.{key}"), f"{path}.{key}", "the target takes no such argument", f"it takes: {listed}"
+            )
+    for name in named:
+        if parameters[name].default is inspect.Parameter.empty and name not in kwargs and name not in added:
+            yield Problem(where(path), f"{path}.{name}", "is missing, and the target needs it", f"it takes: {listed}")
+
+
+def _device(experiment: Experiment, where: Origins) -> Iterator[Problem]:
+    cluster = experiment.cluster
+    if cluster.device == "cuda" and cluster.workers == 0 and not torch.cuda.is_available():
+        message = "got 'cuda', but torch finds no CUDA device in this process"
+        yield Problem(where("cluster.device"), "cluster.device", message, "cluster.device=cpu, or workers on GPU nodes")
+
+
+def _oversized(experiment: Experiment, where: Origins) -> Iterator[Problem]:
+    """Refuse generated data that this machine cannot hold, before anything tries to make it."""
+    section = experiment.data
+    if not isinstance(section, Synthetic):
+        return
+    numbers = section.features**2 if section.kind == "images" else section.features
+    need, have = (section.examples + section.test_examples) * numbers * 8, memory_bytes()
+    if need > have:
+        message = f"needs {_gib(need)} of memory, this machine has {_gib(have)}"
+        yield Problem(where("data.examples"), "data.examples", message, "ask for fewer examples or features")
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / 2**30:,.1f} GiB"
+
+
+# ------------------------------------------------------------------------------------------- with the data
+
+
+def _dataset(experiment: Experiment, where: Origins) -> Dataset:
+    try:
+        return data.load(experiment.data.model_dump(), seed=experiment.seed)
+    except DataError as error:
+        raise ConfigError([Problem(where("data"), "data", error.message, error.hint)]) from error
+    except MemoryError as error:
+        message = f"does not fit into this machine's memory: {error}"
+        raise ConfigError([Problem(where("data"), "data", message, "give a smaller part of it")]) from error
+
+
+def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Partition:
+    section = experiment.data.partition
+    here = "data.partition"
+    try:
+        labels = partition_labels(dataset) if section.kind in ("dirichlet", "shards") else None
+        divided = partition(
+            section.model_dump(),
+            labels,
+            dataset.client_of,
+            len(dataset.train_y),
+            generator(experiment.seed, "partition"),
+        )
+    except (ValueError, MemoryError) as error:
+        field = next((name for name in ("clients", "min_size") if name in section.model_fields_set), "kind")
+        raise ConfigError([Problem(where(f"{here}.{field}"), f"{here}.{field}", str(error))]) from error
+    cohort = experiment.strategy.algorithm.cohort
+    if cohort != "all" and cohort > divided.num_clients:
+        path = "strategy.algorithm.cohort"
+        message = f"got {cohort}, expected at most the {divided.num_clients} clients of {dataset.name}"
+        raise ConfigError([Problem(where(path), path, message, f"{path}={divided.num_clients}, or cohort: all")])
+    return divided
+
+
+def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Module:
+    section = experiment.model.model_dump()
+    shape, classes = dataset.input_shape, dataset.num_classes
+    seed = integer(experiment.seed, "model")
+    try:
+        if not isinstance(experiment.model, OwnModel):
+            with torch.device("meta"):  # sizes without memory
+                shapes = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
+            need, have = sum(p.numel() * p.element_size() for p in shapes.parameters()), memory_bytes()
+            if need > have:
+                message = f"needs {_gib(need)} of memory for its weights, this machine has {_gib(have)}"
+                raise ModelError(message, "make it narrower")
+        model = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
+        models.check(model, dataset, section)
+    except ModelError as error:
+        raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
+    except (RuntimeError, MemoryError, OverflowError) as error:  # torch's way to say that memory is out
+        message = f"cannot be built: {str(error).splitlines()[0]}"
+        raise ConfigError([Problem(where("model"), "model", message, "make it smaller")]) from error
+    return model

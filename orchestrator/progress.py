@@ -1,0 +1,121 @@
+"""What a person sees while a run goes on: a live table on a terminal, one line a round elsewhere."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Mapping
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+_ROWS = 12
+
+
+class Progress:
+    """Shows steps and messages of one run. Use as a context manager.
+
+    Args:
+        num_steps: the last step. quiet: show nothing but messages marked as important.
+        console: where to; standard error by default, so that standard output stays free for results.
+    """
+
+    def __init__(self, num_steps: int, *, quiet: bool = False, console: Console | None = None) -> None:
+        self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
+        self._num_steps = num_steps
+        self._quiet = quiet
+        self._rows: deque[tuple[int, Mapping[str, float], float]] = deque(maxlen=_ROWS)
+        self._began, self._first = time.monotonic(), 0
+        self._live: Live | None = None
+
+    def __enter__(self) -> Progress:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def begin(self, step: int) -> None:
+        """Start counting at `step`, the last one done."""
+        self._first, self._began = step, time.monotonic()
+        if self.console.is_terminal and not self._quiet:
+            self._live = Live(self._table(), console=self.console, refresh_per_second=4)
+            self._live.start()
+
+    def message(self, text: str, *, important: bool = False) -> None:
+        """Show one line above the table."""
+        if not self._quiet or important:
+            self.console.print(Text(text))
+
+    def step(self, step: int, values: Mapping[str, float], virtual_s: float) -> None:
+        """Show the figures of one step."""
+        self._rows.append((step, values, virtual_s))
+        if self._live is not None:
+            self._live.update(self._table())
+        elif not self._quiet:
+            self.console.print(Text(self._line(step, values, virtual_s)))
+
+    def _line(self, step: int, values: Mapping[str, float], virtual_s: float) -> str:
+        parts = [f"round {step:>{len(str(self._num_steps))}}/{self._num_steps}"]
+        parts += [f"{label} {text}" for label, text in _cells(values, virtual_s) if text]
+        if step < self._num_steps:
+            parts.append(f"left {self._left(step)}")
+        return "  ".join(parts)
+
+    def _left(self, step: int) -> str:
+        done = step - self._first
+        if done < 1:
+            return "?"
+        return duration((time.monotonic() - self._began) / done * (self._num_steps - step))
+
+    def _table(self) -> Group:
+        table = Table(box=None, padding=(0, 2), header_style="dim")
+        table.add_column("round", justify="right")
+        for label, _ in _cells({}, 0.0):
+            table.add_column(label, justify="right")
+        for step, values, virtual_s in self._rows:
+            table.add_row(str(step), *(text for _, text in _cells(values, virtual_s)))
+        step = self._rows[-1][0] if self._rows else self._first
+        bar = Table.grid(padding=(0, 2))
+        bar.add_row(
+            ProgressBar(total=max(1, self._num_steps), completed=step, width=40),
+            f"{step}/{self._num_steps} rounds, {self._left(step)} left",
+        )
+        return Group(table, bar)
+
+
+def _cells(values: Mapping[str, float], virtual_s: float) -> list[tuple[str, str]]:
+    def figure(name: str, style: str) -> str:
+        return format(values[name], style) if name in values else ""
+
+    return [
+        ("accuracy", figure("test/accuracy", ".4f")),
+        ("loss", figure("test/loss", ".4f")),
+        ("train loss", figure("train/loss", ".4f")),
+        ("s", figure("time/round_s", ".2f")),
+        ("up", size(values["comm/uplink_bytes"]) if "comm/uplink_bytes" in values else ""),
+        ("virtual", duration(virtual_s)),
+    ]
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as people write it: `0.8 s`, `12 s`, `3 min 05 s`, `2 h 07 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02d} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def size(num_bytes: float) -> str:
+    """Return a size with a binary unit: `512 B`, `1.9 MiB`."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if num_bytes < 1024:
+            return f"{num_bytes:.0f} {unit}" if unit == "B" else f"{num_bytes:.1f} {unit}"
+        num_bytes /= 1024
+    return f"{num_bytes:.1f} TiB"

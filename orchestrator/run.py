@@ -1,0 +1,170 @@
+"""The life of one run: prepare, place, train, record, and leave a directory that says all of it.
+
+Order matters here. Everything that can be refused is refused before a directory exists; the directory exists
+before a worker starts; after that, whatever happens ends in a status: FINISHED, FAILED or KILLED. A process that
+is killed outright leaves RUNNING behind, and `resume` goes on from its last checkpoint with the same bits.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from orchestrator.config import load_experiment, to_yaml
+from orchestrator.config.schema import Experiment
+from orchestrator.engines.rounds import RoundsEngine
+from orchestrator.environment import environment
+from orchestrator.errors import ResumeError
+from orchestrator.executors import open_executor
+from orchestrator.files import to_json, write_whole
+from orchestrator.interrupts import Interrupts
+from orchestrator.life import Life, RunInterrupted, RunResult, Trial, checkpoint_store
+from orchestrator.partition_summary import summarise
+from orchestrator.preparing import Prepared, prepare
+from orchestrator.progress import Progress
+from orchestrator.rundir import RunDirectory
+
+__all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
+
+RESUMABLE = ("cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds")
+"""Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
+
+
+def run(
+    config: str | Path | Mapping[str, Any] | Experiment | None = None,
+    *,
+    overrides: Sequence[str] = (),
+    resume: str | Path | None = None,
+    root: str | Path | None = None,
+    quiet: bool = False,
+    trial: Trial | None = None,
+) -> RunResult:
+    """Run an experiment to its end, or go on with one that stopped.
+
+    Args:
+        config: an experiment file, the same as a mapping, or an `Experiment`.
+        overrides: `dotted.field=value`, applied over the file.
+        resume: a run directory to go on with; then `config` is left out.
+        root: the folder for run directories; wins over `storage.root`.
+        quiet: show nothing but what a person must know.
+
+    Raises:
+        ConfigError, PlacementError, WorkerError, ResumeError: see `orchestrator.errors`.
+        RunInterrupted: after Ctrl-C or SIGTERM, when the state is saved.
+    """
+    if resume is not None:
+        if config is not None:
+            raise ResumeError("run() takes a config or a run directory to resume, not both")
+        return resume_run(resume, overrides=overrides, quiet=quiet)
+    _make_importable()
+    if root is not None:
+        overrides = (*overrides, f"storage.root={root}")
+    loaded = load_experiment(config, overrides)
+    experiment = loaded.experiment
+    prepared = prepare(loaded)
+    with Interrupts() as interrupts, Progress(experiment.strategy.algorithm.rounds, quiet=quiet) as progress:
+        for line in loaded.changed:
+            progress.message(f"changed  {line}")
+        life = Life(experiment, progress, interrupts, trial)
+        with open_executor(experiment.cluster, life.notify) as executor:
+            life.directory = _create_directory(experiment, prepared, trial)
+            return life.go(RoundsEngine(experiment, prepared, executor, _user_paths()), None)
+
+
+def resume_run(
+    run_dir: str | Path, *, overrides: Sequence[str] = (), quiet: bool = False, trial: Trial | None = None
+) -> RunResult:
+    """Go on with a run from its newest whole checkpoint; the rest equals never having stopped, bit for bit.
+
+    A run that is finished has nothing to train: what its tracking server has not received yet is delivered.
+
+    Args:
+        overrides: changes to fields that leave the bits alone, such as `cluster.workers=4` or more rounds.
+
+    Raises:
+        ResumeError: when the directory is no run, is in use, has only damaged checkpoints, or an override
+            would change what was already computed.
+    """
+    _make_importable()
+    directory = RunDirectory.open(run_dir)
+    refused = [change for change in overrides if not change.split("=")[0].startswith(RESUMABLE)]
+    if refused:
+        raise ResumeError(
+            f"{refused[0]} would change what was already computed",
+            f"a resume may change {', '.join(name.rstrip('.') for name in RESUMABLE)}; else start a new run",
+        )
+    experiment = load_experiment(directory.path / "config.resolved.yaml", overrides).experiment
+    num_steps = experiment.strategy.algorithm.rounds
+    with directory.lock(), Interrupts() as interrupts, Progress(num_steps, quiet=quiet) as progress:
+        state = checkpoint_store(experiment, directory).newest(lambda text: progress.message(text, important=True))
+        if state is not None and state.step >= num_steps and directory.manifest["status"] == "FINISHED":
+            return _deliver_only(directory, experiment, progress)
+        prepared = prepare(experiment)
+        life = Life(experiment, progress, interrupts, trial)
+        with open_executor(experiment.cluster, life.notify) as executor:
+            life.directory = directory
+            return life.go(RoundsEngine(experiment, prepared, executor, _user_paths()), state, resumed=True)
+
+
+def _create_directory(experiment: Experiment, prepared: Prepared, trial: Trial | None) -> RunDirectory:
+    text = to_yaml(experiment)
+    facts = environment()
+    manifest: dict[str, Any] = {
+        "kind": "run",
+        "status": "RUNNING",
+        "seed": experiment.seed,
+        "step": 0,
+        "num_steps": experiment.strategy.algorithm.rounds,
+        "command": " ".join(sys.argv),
+        **facts,
+    }
+    if trial is None:
+        directory = RunDirectory.create(storage_root(experiment), experiment.name, text, manifest)
+    else:
+        manifest["trial"] = {"number": trial.number, "params": dict(trial.params)}
+        if trial.start_from is not None:
+            manifest["trial"]["start_from"] = str(trial.start_from)
+        directory = RunDirectory.create_at(trial.path, experiment.name, text, manifest)
+    write_whole(directory.path / "partition.json", to_json(summarise(experiment, prepared)))
+    directory.event("run_started", command=manifest["command"], pid=os.getpid())
+    return directory
+
+
+def storage_root(experiment: Experiment) -> Path:
+    """Return the folder for run directories.
+
+    Inside a Ray job the working folder is a copy that is deleted after the job, so there a relative root is
+    taken from the home folder.
+    """
+    from cluster.connect import inside_job
+
+    root = Path(experiment.storage.root).expanduser()
+    return root if root.is_absolute() or not inside_job() else Path.home() / root
+
+
+def _deliver_only(directory: RunDirectory, experiment: Experiment, progress: Progress) -> RunResult:
+    pending = 0
+    if experiment.tracking.enabled:
+        from orchestrator.tracking import deliver
+
+        pending = deliver(directory, experiment.tracking, experiment.tracking.flush_timeout_s)
+    progress.message(
+        "the run is finished; nothing to train"
+        + (f", {pending} records still wait for the tracking server" if pending else ", tracking is complete"),
+        important=True,
+    )
+    manifest = directory.manifest
+    return RunResult(directory.path, "FINISHED", manifest["step"], manifest.get("metrics", {}))
+
+
+def _make_importable() -> None:
+    """Let `package.module:function` name a user's own code in the current folder, as `python -m` would."""
+    if os.getcwd() not in sys.path and "" not in sys.path:
+        sys.path.insert(0, os.getcwd())
+
+
+def _user_paths() -> tuple[str, ...]:
+    return (os.getcwd(),)

