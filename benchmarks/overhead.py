@@ -95,7 +95,9 @@ class PlainLoop:
         context = mp.get_context("spawn")
         pairs = [context.Pipe() for _ in range(WORKERS)]
         self.pipes = [ours for ours, _ in pairs]
-        self.processes = [context.Process(target=plain_worker, args=(theirs, fused), daemon=True) for _, theirs in pairs]
+        self.processes = [
+            context.Process(target=plain_worker, args=(theirs, fused), daemon=True) for _, theirs in pairs
+        ]
         for process in self.processes:
             process.start()
         for pipe in self.pipes:

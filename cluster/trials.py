@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from cluster import inventory, placement
-from cluster.errors import PlacementFailed, Unreachable
+from cluster.errors import PlacementFailed
 
 _GRAIN = 0.001  # of a node's own resource, whose only use is to name the node
 _SETTINGS = {
@@ -37,14 +37,9 @@ def fitting(resources: Mapping[str, float], num_workers: int, strategy: placemen
 
     Raises:
         PlacementFailed: not even one fits; need versus have.
-        Unreachable: this process is on no node of the cluster.
     """
     import ray
 
-    if ray.util.client.ray.is_connected():
-        raise Unreachable(
-            "ray://", "a search writes its trials into a folder of a node of the cluster, and this process is on none"
-        )
     nodes, count = inventory.of_cluster(), num_workers
     if not count:
         nodes, count = [node for node in nodes if node.id == ray.get_runtime_context().get_node_id()], 1

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from cluster.inline import InlineExecutor
-
 from cluster.errors import PlacementFailed, Unreachable
 from cluster.executor import Executor, Notify
+from cluster.inline import InlineExecutor
 from orchestrator.config.schema import Cluster
 from orchestrator.errors import PlacementError
 

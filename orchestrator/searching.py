@@ -15,7 +15,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from orchestrator import population, search_space, sweep
 from orchestrator.config.schema import Asha, Experiment, Optuna, Pbt, Search
@@ -96,13 +96,13 @@ class Searching:
         results = self.results()
         failed = [trial for trial in results if trial.status == "FAILED"]
         if results and len(failed) == len(results):
-            error = WorkerError(
+            failure = WorkerError(
                 f"all {len(failed)} trials failed; the first, trial {failed[0].number}:",
                 remote_traceback=failed[0].error,
                 hint=f"mend it, then try again from where they failed: orchestrator resume {self.directory.path}",
             )
-            self._end("FAILED", error)
-            raise error
+            self._end("FAILED", failure)
+            raise failure
         self._end("FINISHED")
         return SweepResult(self.directory.path, self.search.metric, sweep.best_of(results, self.search.mode), results)
 
@@ -244,7 +244,7 @@ class Searching:
 
     # ------------------------------------------------------------------------------------------------- the end
 
-    def _end(self, status: str, error: BaseException | None = None) -> None:
+    def _end(self, status: Literal["FINISHED", "FAILED", "KILLED"], error: BaseException | None = None) -> None:
         directory = self.directory
         with self.interrupts.deferred():
             sweep.close_abandoned(directory.path, "KILLED" if status == "KILLED" else "FAILED", "its process was lost")

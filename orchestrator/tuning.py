@@ -34,7 +34,7 @@ from cluster.connect import connect
 from orchestrator import search_space, sweep
 from orchestrator.config import format_override, load_experiment, to_yaml
 from orchestrator.config.schema import Asha, Experiment, Optuna, Search
-from orchestrator.errors import ConfigError, PlacementError, Problem
+from orchestrator.errors import ConfigError, PlacementError, Problem, ResumeError
 from orchestrator.executors import placement_errors
 from orchestrator.files import write_whole
 from orchestrator.interrupts import Interrupts
@@ -79,6 +79,8 @@ def tune(
     from orchestrator.run import storage_root
 
     if resume is not None:
+        if config is not None:
+            raise ResumeError("tune() takes a config or a sweep directory to resume, not both")
         directory, experiment = sweep.reopen(resume, tuple(overrides))
         with directory.lock():
             return _search(experiment, directory, directory.path.parent, tuple(overrides), quiet)
@@ -106,7 +108,12 @@ def _search(
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         with placement_errors(section):
-            stack.enter_context(connect(section.address, log_to_driver=False))
+            connection = stack.enter_context(connect(section.address, log_to_driver=False))
+            if connection.address.startswith("ray://"):
+                raise PlacementError(
+                    "a search writes its trials into a folder of a node of the cluster, and ray:// leaves this process on none",
+                    "send it there: orchestrator submit EXP --address http://HEAD:8265",
+                )
             fitting = trials.fitting(section.resources_per_worker, section.workers, section.placement, num_trials)
         at_once = min(fitting, search.concurrent or num_trials)
         if directory is None:

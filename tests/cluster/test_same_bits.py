@@ -47,9 +47,13 @@ def same(a: Any, b: Any) -> None:
     for name in left:
         assert torch.equal(left[name], right[name]), name
     figures = [
-        [(row["step"], row["virtual_s"], row["name"], row["value"]) for row in run.history().to_pylist() if row["scope"] != "time"]
+        [
+            (row["step"], row["virtual_s"], row["name"], row["value"])
+            for row in run.history().to_pylist()
+            if row["scope"] != "time"
+        ]
         for run in (a, b)
-    ]  # fmt: skip
+    ]
     assert figures[0] == figures[1]
     assert len(figures[0]) > 20
 

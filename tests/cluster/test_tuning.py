@@ -243,17 +243,13 @@ def test_a_population_killed_outright_decides_as_if_it_had_not_been(tmp_path: Pa
     assert [(t.status, t.step) for t in resumed.trials] == [(t.status, t.step) for t in whole.trials]
 
 
-def test_asha_killed_outright_still_knows_the_trials_that_ended(tmp_path: Path, local_ray: str) -> None:
-    algorithm = {"name": "asha", "grace_rounds": 1, "reduction_factor": 2}
-    search = {"space": {LR: {"grid": [0.1, 0.3, 0.0001]}}, "concurrent": 1}
-    settings = config(tmp_path / "runs", algorithm, rounds=40, search=search)
-    process = start(tmp_path, settings)
-    directory = wait_for_trial(tmp_path / "runs", 1, 2, process)
-    os.kill(process.pid, signal.SIGKILL)
-    process.communicate(timeout=30)
-    result = orchestrator.tune(resume=directory.path, quiet=True)
-    last = result.trials[2]
-    assert (last.status, last.step) == ("STOPPED", 1), "worse at round 1 than trials of before the kill"
+def test_asha_still_knows_trials_that_ended_before_a_resume(tmp_path: Path, local_ray: str) -> None:
+    settings = config(tmp_path, {"name": "asha", "grace_rounds": 1, "reduction_factor": 2}, search={"concurrent": 1})
+    first = orchestrator.tune(settings, quiet=True)
+    assert [(trial.status, trial.step) for trial in first.trials] == [("FINISHED", 3), ("STOPPED", 1)]
+    third = orchestrator.tune(resume=first.sweep_dir, overrides=["search.trials=3"], quiet=True).trials[2]
+    assert third.params[LR] < 0.01
+    assert (third.status, third.step) == ("STOPPED", 1), "the first to report is never stopped; it was not the first"
 
 
 def test_trials_that_get_no_place_in_time_say_so(tmp_path: Path, local_ray: str) -> None:
@@ -270,6 +266,26 @@ def test_trials_that_get_no_place_in_time_say_so(tmp_path: Path, local_ray: str)
         remove_placement_group(group)
     assert find_runs(tmp_path)[0].manifest["status"] == "FAILED"
     assert ray.is_initialized()
+
+
+@pytest.mark.multinode
+def test_trials_spread_their_workers_over_the_nodes_of_a_cluster(tmp_path: Path, with_token: Any) -> None:
+    cluster = {"address": with_token.address, "workers": 3}
+    settings = config(tmp_path / "runs", rounds=2, cluster=cluster, search={"trials": 2})
+    result = orchestrator.tune(settings, quiet=True)
+    assert [trial.status for trial in result.trials] == ["FINISHED"] * 2
+    assert result.best is not None
+    assert curve(result.best.run_dir) == curve(alone(tmp_path / "alone", settings, dict(result.best.params)).run_dir)
+    started = [e for e in RunDirectory.open(result.best.run_dir).events() if e["kind"] == "worker_started"]
+    assert len(started) == 3
+
+
+@pytest.mark.multinode
+def test_a_search_through_ray_client_is_refused_with_what_to_type(tmp_path: Path, with_token: Any) -> None:
+    settings = config(tmp_path / "runs", cluster={"address": with_token.client_address})
+    with pytest.raises(orchestrator.PlacementError, match=r"a node of the cluster(.|\n)*orchestrator submit"):
+        orchestrator.tune(settings, quiet=True)
+    assert not (tmp_path / "runs").exists()
 
 
 def test_an_experiment_without_a_search_is_refused(tmp_path: Path) -> None:

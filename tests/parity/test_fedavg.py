@@ -99,7 +99,9 @@ def test_one_local_step_of_equal_clients_is_one_large_batch_step() -> None:
         torch.testing.assert_close(got[name], parameter.detach(), **TOLERANCE)
 
 
-@pytest.mark.parametrize(("weighting", "server_lr", "block"), [("examples", 1.0, 1), ("uniform", 0.7, 3), ("examples", 1.6, 99)])
+@pytest.mark.parametrize(
+    ("weighting", "server_lr", "block"), [("examples", 1.0, 1), ("uniform", 0.7, 3), ("examples", 1.6, 99)]
+)
 def test_uneven_clients_are_weighted_as_the_paper_says(weighting: str, server_lr: float, block: int) -> None:
     settings = experiment(
         algorithm={"rounds": 2, "cohort": 4, "weighting": weighting, "server_lr": server_lr},

@@ -29,7 +29,9 @@ def test_a_cohort_of_any_size_has_at_most_sixteen_blocks(cohort: int) -> None:
 
 
 def test_a_fold_is_the_weighted_sum() -> None:
-    folded = fold([Contribution({"w": torch.tensor([1.0, -2.0])}, 3.0), Contribution({"w": torch.tensor([0.5, 4.0])}, 2.0)])
+    folded = fold(
+        [Contribution({"w": torch.tensor([1.0, -2.0])}, 3.0), Contribution({"w": torch.tensor([0.5, 4.0])}, 2.0)]
+    )
     assert folded is not None
     assert folded.total["w"].tolist() == [4.0, 2.0]
     assert (folded.weight, folded.num_clients) == (5.0, 2)
