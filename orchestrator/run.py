@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.config import load_experiment, to_yaml
+from orchestrator.config import format_override, load_experiment, to_yaml
 from orchestrator.config.schema import Experiment
 from orchestrator.engines.rounds import RoundsEngine
 from orchestrator.environment import environment
@@ -61,7 +61,7 @@ def run(
         return resume_run(resume, overrides=overrides, quiet=quiet)
     _make_importable()
     if root is not None:
-        overrides = (*overrides, f"storage.root={root}")
+        overrides = (*overrides, format_override("storage.root", str(root)))
     loaded = load_experiment(config, overrides)
     experiment = loaded.experiment
     prepared = prepare(loaded)
@@ -70,8 +70,9 @@ def run(
             progress.message(f"changed  {line}")
         life = Life(experiment, progress, interrupts, trial)
         with open_executor(experiment.cluster, life.notify) as executor:
+            engine = RoundsEngine(experiment, prepared, executor, _user_paths())
             life.directory = _create_directory(experiment, prepared, trial)
-            return life.go(RoundsEngine(experiment, prepared, executor, _user_paths()), None)
+            return life.go(engine, None)
 
 
 def resume_run(
@@ -96,22 +97,24 @@ def resume_run(
             f"{refused[0]} would change what was already computed",
             f"a resume may change {', '.join(name.rstrip('.') for name in RESUMABLE)}; else start a new run",
         )
-    experiment = load_experiment(directory.path / "config.resolved.yaml", overrides).experiment
+    loaded = load_experiment(directory.path / "config.resolved.yaml", overrides)
+    experiment = loaded.experiment
     num_steps = experiment.strategy.algorithm.rounds
     with directory.lock(), Interrupts() as interrupts, Progress(num_steps, quiet=quiet) as progress:
         state = checkpoint_store(experiment, directory).newest(lambda text: progress.message(text, important=True))
         if state is not None and state.step >= num_steps and directory.manifest["status"] == "FINISHED":
             return _deliver_only(directory, experiment, progress)
-        prepared = prepare(experiment)
+        prepared = prepare(loaded)
         life = Life(experiment, progress, interrupts, trial)
         with open_executor(experiment.cluster, life.notify) as executor:
+            engine = RoundsEngine(experiment, prepared, executor, _user_paths())
             life.directory = directory
-            return life.go(RoundsEngine(experiment, prepared, executor, _user_paths()), state, resumed=True)
+            return life.go(engine, state, resumed=True)
 
 
 def _create_directory(experiment: Experiment, prepared: Prepared, trial: Trial | None) -> RunDirectory:
-    text = to_yaml(experiment)
-    facts = environment()
+    text, facts = to_yaml(experiment), environment()
+    summary = to_json(summarise(experiment, prepared))
     manifest: dict[str, Any] = {
         "kind": "run",
         "status": "RUNNING",
@@ -128,7 +131,7 @@ def _create_directory(experiment: Experiment, prepared: Prepared, trial: Trial |
         if trial.start_from is not None:
             manifest["trial"]["start_from"] = str(trial.start_from)
         directory = RunDirectory.create_at(trial.path, experiment.name, text, manifest)
-    write_whole(directory.path / "partition.json", to_json(summarise(experiment, prepared)))
+    write_whole(directory.path / "partition.json", summary)
     directory.event("run_started", command=manifest["command"], pid=os.getpid())
     return directory
 

@@ -111,7 +111,7 @@ def _search(
             connection = stack.enter_context(connect(section.address, log_to_driver=False))
             if connection.address.startswith("ray://"):
                 raise PlacementError(
-                    "a search writes its trials into a folder of a node of the cluster, and ray:// leaves this process on none",
+                    "a search writes its trials into a folder on a node, and ray:// leaves this process on none",
                     "send it there: orchestrator submit EXP --address http://HEAD:8265",
                 )
             fitting = trials.fitting(section.resources_per_worker, section.workers, section.placement, num_trials)
