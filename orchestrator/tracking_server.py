@@ -14,6 +14,7 @@ import importlib
 import logging
 import os
 import re
+import secrets
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator.files import sync_folder
 from orchestrator.tracking_uri import Target
 
 if TYPE_CHECKING:
@@ -191,19 +193,37 @@ class Server:
             yield self._client
 
     def _connect(self) -> MlflowClient:
-        """Open the store; the first opening of a SQLite file creates its tables, which only one process may do."""
-        import filelock
         from mlflow import MlflowClient
 
-        if self.target.database is None:
-            return MlflowClient(tracking_uri=self.target.uri, registry_uri=self.target.uri)
-        self.target.database.parent.mkdir(parents=True, exist_ok=True)
-        lock = filelock.FileLock(f"{self.target.database}.lock")
-        try:
-            with lock.acquire(timeout=DATABASE_LOCK_TIMEOUT_S):
-                return MlflowClient(tracking_uri=self.target.uri, registry_uri=self.target.uri)
-        except filelock.Timeout as error:
-            raise TimeoutError(f"another process held {lock.lock_file} for {DATABASE_LOCK_TIMEOUT_S} s") from error
+        if self.target.database is not None:
+            _make_database(self.target.database)
+        return MlflowClient(tracking_uri=self.target.uri, registry_uri=self.target.uri)
+
+
+def _make_database(path: Path) -> None:
+    """Make a fresh SQLite database with MLflow's tables: by one process at a time, and whole or not at all.
+
+    MLflow takes seconds for it and commits table by table, so that a process killed meanwhile, or a second one, would
+    leave a database that no version of MLflow can open.
+    """
+    import filelock
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(f"{path}.lock")
+    try:
+        with lock.acquire(timeout=DATABASE_LOCK_TIMEOUT_S):
+            for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
+                leftover.unlink()
+            if path.exists() and path.stat().st_size:
+                return
+            building = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            store = SqlAlchemyStore(f"sqlite:///{building}", (path.parent / "mlartifacts").as_uri())
+            store.engine.dispose()
+            building.replace(path)
+            sync_folder(path.parent)
+    except filelock.Timeout as error:
+        raise TimeoutError(f"another process held {lock.lock_file} for {DATABASE_LOCK_TIMEOUT_S} s") from error
 
 
 def reason(error: BaseException) -> str:

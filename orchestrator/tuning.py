@@ -102,18 +102,15 @@ def _search(
     """Connect, count, make the directory of a new sweep, and search."""
     search, section = experiment.search, experiment.cluster
     assert search is not None
-    num_trials = (
-        search.trials if isinstance(search.algorithm, Optuna) else len(search_space.draw(search, experiment.seed))
-    )
+    drawn = () if isinstance(search.algorithm, Optuna) else search_space.draw(search, experiment.seed)
+    num_trials = len(drawn) or search.trials
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         with placement_errors(section):
             connection = stack.enter_context(connect(section.address, log_to_driver=False))
             if connection.address.startswith("ray://"):
-                raise PlacementError(
-                    "a search writes its trials into a folder on a node, and ray:// leaves this process on none",
-                    "send it there: orchestrator submit EXP --address http://HEAD:8265",
-                )
+                message = "a search writes its trials into a folder on a node, and ray:// leaves this process on none"
+                raise PlacementError(message, "send it there: orchestrator submit EXP --address http://HEAD:8265")
             fitting = trials.fitting(section.resources_per_worker, section.workers, section.placement, num_trials)
         at_once = min(fitting, search.concurrent or num_trials)
         if directory is None:
@@ -122,8 +119,8 @@ def _search(
         else:
             write_whole(directory.path / "config.resolved.yaml", to_yaml(experiment))
             directory.event("resumed", pid=os.getpid())
-            history_of = [*directory.manifest.get("resumed", []), {"pid": os.getpid()}]
-            directory.update_manifest(status="RUNNING", resumed=history_of, error={})
+            before = directory.manifest.get("resumed", [])
+            directory.update_manifest(status="RUNNING", resumed=[*before, {"pid": os.getpid()}], error={})
         progress = stack.enter_context(SweepProgress(search.metric, search.mode, num_trials, quiet=quiet))
         progress.message(f"sweep directory  {directory.path}", important=True)
         progress.message(f"{num_trials} trials, {at_once} at once, {search.mode} {search.metric}")

@@ -351,6 +351,30 @@ def test_processes_that_open_a_fresh_database_together_all_succeed_in_silence(tm
     assert experiment.artifact_location == (tmp_path / "runs" / "mlartifacts" / "digits").as_uri()
 
 
+DIES_MIDWAY = """
+import os
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+@event.listens_for(Engine, "before_cursor_execute")
+def die(connection, cursor, statement, *rest):
+    if "CREATE TABLE trace_info" in statement:
+        os.kill(os.getpid(), 9)
+"""
+
+
+def test_a_process_killed_while_it_makes_the_database_leaves_none_that_is_half_made(tmp_path: Path) -> None:
+    """MLflow's own half-made database could never be opened again: "table trace_info already exists"."""
+    command = [sys.executable, "-c", DIES_MIDWAY + QUIET_RUN, str(tmp_path / "runs"), "run"]
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT)}
+    assert subprocess.run(command, env=environment, timeout=WAIT_S, check=False).returncode == -signal.SIGKILL
+    (path,) = (folder for folder in (tmp_path / "runs").iterdir() if (folder / "manifest.json").exists())
+    assert not (tmp_path / "runs" / "mlflow.db").exists()
+    assert deliver(RunDirectory.open(path), Tracking(), WAIT_S) == 0
+    uri = f"sqlite:///{tmp_path}/runs/mlflow.db"
+    assert len(history(uri, run_id_of(RunDirectory.open(path)), "test/loss")) == 20
+    assert list((tmp_path / "runs").glob(".*")) == []
+
+
 def test_a_driver_killed_before_anything_was_delivered_is_delivered_later(tmp_path: Path) -> None:
     script = QUIET_RUN.replace("assert tracker.finish", "os.kill(os.getpid(), 9)\nassert tracker.finish")
     killed = subprocess.run(

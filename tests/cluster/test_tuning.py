@@ -268,26 +268,6 @@ def test_trials_that_get_no_place_in_time_say_so(tmp_path: Path, local_ray: str)
     assert ray.is_initialized()
 
 
-@pytest.mark.multinode
-def test_trials_spread_their_workers_over_the_nodes_of_a_cluster(tmp_path: Path, with_token: Any) -> None:
-    cluster = {"address": with_token.address, "workers": 3}
-    settings = config(tmp_path / "runs", rounds=2, cluster=cluster, search={"trials": 2})
-    result = orchestrator.tune(settings, quiet=True)
-    assert [trial.status for trial in result.trials] == ["FINISHED"] * 2
-    assert result.best is not None
-    assert curve(result.best.run_dir) == curve(alone(tmp_path / "alone", settings, dict(result.best.params)).run_dir)
-    started = [e for e in RunDirectory.open(result.best.run_dir).events() if e["kind"] == "worker_started"]
-    assert len(started) == 3
-
-
-@pytest.mark.multinode
-def test_a_search_through_ray_client_is_refused_with_what_to_type(tmp_path: Path, with_token: Any) -> None:
-    settings = config(tmp_path / "runs", cluster={"address": with_token.client_address})
-    with pytest.raises(orchestrator.PlacementError, match=r"a node of the cluster(.|\n)*orchestrator submit"):
-        orchestrator.tune(settings, quiet=True)
-    assert not (tmp_path / "runs").exists()
-
-
 def test_an_experiment_without_a_search_is_refused(tmp_path: Path) -> None:
     settings = {**config(tmp_path / "runs"), "search": None}
     with pytest.raises(orchestrator.ConfigError, match="nothing to vary"):
