@@ -232,7 +232,8 @@ class Searching:
             return False
         if self.directory.manifest["status"] != "KILLED":
             self.directory.update_manifest(status="KILLED")
-            self.progress.message("stopping: each trial ends its round and saves it; press again to stop at once")
+            text = "stopping: each trial ends its round and saves it; press again to stop at once"
+            self.progress.message(text, important=True)
         return True
 
     def _goes_on(self, path: Path) -> bool:
@@ -273,6 +274,21 @@ class Searching:
                         self.tracker.artifact(path)
         if self.tracker is not None:
             self.tracker.finish(status, self.experiment.tracking.flush_timeout_s)
+            if status == "FINISHED":
+                self._deliver_trials()
+
+    def _deliver_trials(self) -> None:
+        """Deliver what trials could not: those whose process was cut short, and those of earlier outages."""
+        from orchestrator.tracking import deliver
+
+        tracking = self.experiment.tracking
+        for trial in self.results():
+            if trial.run_dir.exists() and deliver(RunDirectory(trial.run_dir), tracking, tracking.flush_timeout_s):
+                text = (
+                    f"MLflow has not taken all of the trials' records; later: orchestrator resume {self.directory.path}"
+                )
+                self.progress.message(text, important=True)
+                return
 
 
 def decides(search: Search) -> bool:

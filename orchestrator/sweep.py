@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.config import load_experiment, to_yaml
-from orchestrator.config.schema import Experiment
+from orchestrator.config.schema import Experiment, Pbt
 from orchestrator.environment import environment
 from orchestrator.errors import ResumeError
 from orchestrator.files import write_whole
@@ -126,6 +126,9 @@ def reopen(sweep_dir: Path | str, overrides: tuple[str, ...]) -> tuple[RunDirect
             f"a resume may change {', '.join(name.rstrip('.') for name in RESUMABLE)}; else start a new search",
         )
     experiment = load_experiment(directory.path / "config.resolved.yaml", overrides).experiment
+    assert experiment.search is not None
+    if isinstance(experiment.search.algorithm, Pbt) and any(change.startswith("search.trials") for change in overrides):
+        raise ResumeError("search.trials is the size of the population, which cannot change", "start a new search")
     for leftover in (directory.path / "trials").glob(".*.tmp"):  # a trial killed while its directory was made
         shutil.rmtree(leftover, ignore_errors=True)
     return directory, experiment

@@ -10,6 +10,7 @@ as MLflow's defaults, so that what a user has put into `MLFLOW_HTTP_REQUEST_TIME
 
 from __future__ import annotations
 
+import glob
 import importlib
 import logging
 import os
@@ -213,12 +214,13 @@ def _make_database(path: Path) -> None:
     lock = filelock.FileLock(f"{path}.lock")
     try:
         with lock.acquire(timeout=DATABASE_LOCK_TIMEOUT_S):
-            for leftover in path.parent.glob(f".{path.name}.*.tmp*"):
+            for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp*"):
                 leftover.unlink()
             if path.exists() and path.stat().st_size:
                 return
             building = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            store = SqlAlchemyStore(f"sqlite:///{building}", (path.parent / "mlartifacts").as_uri())
+            artifacts = (path.parent / "mlartifacts").as_uri()
+            store: Any = SqlAlchemyStore(f"sqlite:///{building}", artifacts)  # type: ignore[no-untyped-call]
             store.engine.dispose()
             building.replace(path)
             sync_folder(path.parent)

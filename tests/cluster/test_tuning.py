@@ -325,8 +325,11 @@ def test_a_sweep_killed_outright_is_resumed_from_its_trials_with_the_same_bits(t
     settings = config(tmp_path / "runs", rounds=40, search={"space": {LR: {"grid": [0.1, 0.05]}}, "concurrent": 1})
     process = start(tmp_path, settings)
     directory = wait_for_trial(tmp_path / "runs", 1, 3, process)
+    children = psutil.Process(process.pid).children(recursive=True)
     os.kill(process.pid, signal.SIGKILL)
     process.communicate(timeout=30)
+    assert len(children) > 3
+    assert psutil.wait_procs(children, timeout=30)[1] == [], "Ray outlived its driver"
     assert directory.manifest["status"] == "RUNNING"
     before = trials_of(directory.path, "test/accuracy")
     assert [trial.status for trial in before] == ["FINISHED", "RUNNING"]
