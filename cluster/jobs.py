@@ -137,6 +137,8 @@ def follow(
     while True:
         try:
             with _client(address, timeout_s) as client:
+                # Of a job that is not there Ray's head would log our whole request, its token with it.
+                client.get_job_info(job_id)
                 last_contact = time.monotonic()
                 try:
                     num_seen = asyncio.run(_tail(client, job_id, num_seen, write))

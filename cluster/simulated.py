@@ -104,7 +104,9 @@ class SimulatedCluster:
             self.dashboard_url = f"http://{LOOPBACK}:{dashboard}"
             self.client_address = f"ray://{LOOPBACK}:{client}"
             arguments += ["--include-dashboard=true", f"--dashboard-host={LOOPBACK}", f"--dashboard-port={dashboard}"]
-            arguments += [f"--ray-client-server-port={client}", f"--temp-dir={self.folder}"]
+            arguments += [f"--ray-client-server-port={client}"]
+        # Nodes that shared a folder would delete each other's copies of jobs' working folders.
+        arguments += [f"--temp-dir={self.folder / str(index)}"]
         arguments += [f"--node-ip-address={LOOPBACK}", f"--node-name=node-{index}", "--disable-usage-stats", "--block"]
         arguments += _resource_arguments(resources)
         self._nodes.append(self._spawn(index, arguments))

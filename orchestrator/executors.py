@@ -9,17 +9,18 @@ from typing import Any
 from cluster.errors import PlacementFailed, Unreachable
 from cluster.executor import Executor, Notify
 from cluster.inline import InlineExecutor
-from orchestrator.config.schema import Cluster
+from orchestrator.config.schema import Cluster, Experiment
 from orchestrator.errors import PlacementError
 
 
 @contextmanager
-def open_executor(section: Cluster, notify: Notify) -> Iterator[Executor]:
-    """Connect as the section says and yield an executor with every worker's place known, none started.
+def open_executor(experiment: Experiment, notify: Notify) -> Iterator[Executor]:
+    """Connect as the experiment says and yield an executor with every worker's place known, none started.
 
     Raises:
         PlacementError: when the cluster cannot be reached, or cannot hold the workers: need versus have.
     """
+    section = experiment.cluster
     with placement_errors(section):
         if section.workers == 0:
             with InlineExecutor() as executor:
@@ -29,7 +30,7 @@ def open_executor(section: Cluster, notify: Notify) -> Iterator[Executor]:
         from cluster.pool import RayExecutor
 
         with (
-            connect(section.address, notify=notify),
+            connect(section.address, notify=notify, runtime_env=code_to_send(experiment)),
             RayExecutor(
                 num_workers=section.workers,
                 resources=dict(section.resources_per_worker),
@@ -41,6 +42,24 @@ def open_executor(section: Cluster, notify: Notify) -> Iterator[Executor]:
             ) as executor,
         ):
             yield executor
+
+
+def code_to_send(experiment: Experiment) -> dict[str, Any]:
+    """Return the runtime environment that brings a user's own modules to the nodes of a cluster that is joined.
+
+    A local cluster's workers read the folder itself, and a job's cluster has the folder that was submitted.
+    """
+    from cluster.connect import inside_job
+
+    own = any(hasattr(section, "target") for section in (experiment.data, experiment.model))
+    if not own or experiment.cluster.address == "local" or inside_job():
+        return {}
+    return {"working_dir": ".", "excludes": not_sent(experiment)}
+
+
+def not_sent(experiment: Experiment) -> list[str]:
+    """Return what of a working folder stays here when it is sent to a cluster, as patterns of .gitignore."""
+    return ["/.git/", "/.venv/", "__pycache__/", "*.egg-info/", f"/{experiment.storage.root.strip('/')}/"]
 
 
 @contextmanager
@@ -61,5 +80,7 @@ def placement_errors(section: Cluster) -> Iterator[None]:
 
 
 def describe(fields: Mapping[str, Any]) -> str:
-    """Return an event's fields as `key value` pairs for one line of progress."""
-    return "  ".join(f"{key} {value}" for key, value in fields.items())
+    """Return an event's fields as `key value` pairs for one line of progress; `worker 1` says its key itself."""
+    return "  ".join(
+        str(value) if str(value).startswith(f"{key} ") else f"{key} {value}" for key, value in fields.items()
+    )

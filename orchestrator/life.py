@@ -19,7 +19,7 @@ from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import load_experiment
 from orchestrator.config.schema import Experiment
 from orchestrator.engines.rounds import RoundsEngine, RoundsState, StepReport
-from orchestrator.errors import OrchestratorError, ResumeError
+from orchestrator.errors import OrchestratorError, ResumeError, WorkerError
 from orchestrator.executors import describe
 from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
@@ -243,7 +243,7 @@ class Life:
             if error is not None:
                 ours = isinstance(error, OrchestratorError)
                 text = str(error) if ours else "".join(traceback.format_exception(error))
-                fields["error"] = {"type": type(error).__name__, "message": text}
+                fields["error"] = {"type": type(error).__name__, "message": text, **_where(error)}
                 directory.event("failed", error=fields["error"])
             directory.event("interrupted" if status == "KILLED" else "run_finished", status=status)
             directory.update_manifest(**fields)
@@ -254,6 +254,14 @@ class Life:
                         tracker.artifact(path)
         if tracker is not None:
             tracker.finish(status, self.experiment.tracking.flush_timeout_s)
+
+
+def _where(error: BaseException) -> dict[str, str]:
+    """Return what a worker's failure knows besides its text, which then is the message alone."""
+    if not isinstance(error, WorkerError):
+        return {}
+    fields = ("message", "place", "worker", "node", "hint", "remote_traceback")
+    return {name: value for name in fields if (value := getattr(error, name))}
 
 
 def checkpoint_store(experiment: Experiment, directory: RunDirectory) -> CheckpointStore:

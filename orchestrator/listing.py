@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from orchestrator import files
 from orchestrator.errors import ResumeError
 from orchestrator.report.reading import busy_s, status
 from orchestrator.report.scales import duration, percent, plain
@@ -80,6 +81,17 @@ def table(root: Path | str, now: datetime | None = None) -> Text:
             text.append(f"\n\n{_damage(row.path)}")
             break
     return text
+
+
+def to_json(root: Path | str) -> str:
+    """Return the list as a JSON array of objects with the fields of `Row` and the manifest's metrics."""
+    found = []
+    for row in rows(root):
+        fields = {**row._asdict(), "path": str(row.path)}
+        if row.status != "DAMAGED":
+            fields["metrics"] = RunDirectory.open(row.path).manifest.get("metrics") or {}
+        found.append({name: None if value != value else value for name, value in fields.items()})
+    return files.to_json(found)
 
 
 def shown(path: Path) -> str:

@@ -8,6 +8,7 @@ import numpy as np
 
 from orchestrator.config.schema import Experiment
 from orchestrator.preparing import Prepared
+from strategies.partition import class_counts, natural_clients
 
 NUM_SHOWN = 100
 """Clients whose label counts are kept, the first by id."""
@@ -16,16 +17,23 @@ NUM_SHOWN = 100
 def summarise(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
     """Return sizes of the partition and label counts of its first clients, ready for JSON."""
     partition, dataset = prepared.partition, prepared.dataset
-    sizes = np.asarray(partition.sizes())
-    labels = dataset.train_y if dataset.train_y.ndim == 1 else None
-    clients = []
-    for client in range(min(NUM_SHOWN, partition.num_clients)):
-        rows = partition.rows(client)
-        counts = np.bincount(labels[rows], minlength=dataset.num_classes) if labels is not None else [len(rows)]
-        clients.append({"name": str(client), "counts": [int(count) for count in counts]})
-    return {
-        "kind": experiment.data.partition.kind,
+    kind, sizes = experiment.data.partition.kind, np.asarray(partition.sizes())
+    has_classes = dataset.train_y.ndim == 1
+    if has_classes:
+        counts = class_counts(partition, dataset.train_y, dataset.num_classes, NUM_SHOWN)
+    else:
+        counts = sizes[:NUM_SHOWN, None]
+    names = [str(client) for client in range(len(counts))]
+    if kind == "column" and dataset.client_of is not None and dataset.client_names is not None:
+        names = [
+            dataset.client_names[client] for client in natural_clients(partition, dataset.client_of)[: len(counts)]
+        ]
+    summary: dict[str, Any] = {
+        "kind": kind,
         "num_clients": partition.num_clients,
         "sizes": {"min": int(sizes.min()), "median": float(np.median(sizes)), "max": int(sizes.max())},
-        "clients": clients,
+        "clients": [{"name": name, "counts": row.tolist()} for name, row in zip(names, counts, strict=True)],
     }
+    if has_classes and dataset.class_names is not None:
+        summary["class_names"] = list(dataset.class_names)
+    return summary

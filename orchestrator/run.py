@@ -69,7 +69,7 @@ def run(
         for line in loaded.changed:
             progress.message(f"changed  {line}")
         life = Life(experiment, progress, interrupts, trial)
-        with open_executor(experiment.cluster, life.notify) as executor:
+        with open_executor(experiment, life.notify) as executor:
             engine = RoundsEngine(experiment, prepared, executor, _user_paths())
             life.directory = _create_directory(experiment, prepared, trial)
             return life.go(engine, None)
@@ -106,7 +106,7 @@ def resume_run(
             return _deliver_only(directory, experiment, progress)
         prepared = prepare(loaded)
         life = Life(experiment, progress, interrupts, trial)
-        with open_executor(experiment.cluster, life.notify) as executor:
+        with open_executor(experiment, life.notify) as executor:
             engine = RoundsEngine(experiment, prepared, executor, _user_paths())
             life.directory = directory
             return life.go(engine, state, resumed=True)

@@ -35,7 +35,7 @@ from orchestrator import search_space, sweep
 from orchestrator.config import format_override, load_experiment, to_yaml
 from orchestrator.config.schema import Asha, Experiment, Optuna, Search
 from orchestrator.errors import ConfigError, PlacementError, Problem, ResumeError
-from orchestrator.executors import placement_errors
+from orchestrator.executors import code_to_send, placement_errors
 from orchestrator.files import write_whole
 from orchestrator.interrupts import Interrupts
 from orchestrator.rundir import RunDirectory
@@ -107,7 +107,8 @@ def _search(
     with ExitStack() as stack:
         interrupts = stack.enter_context(Interrupts())
         with placement_errors(section):
-            connection = stack.enter_context(connect(section.address, log_to_driver=False))
+            joining = connect(section.address, log_to_driver=False, runtime_env=code_to_send(experiment))
+            connection = stack.enter_context(joining)
             if connection.address.startswith("ray://"):
                 message = "a search writes its trials into a folder on a node, and ray:// leaves this process on none"
                 raise PlacementError(message, "send it there: orchestrator submit EXP --address http://HEAD:8265")
@@ -259,8 +260,7 @@ class _Optuna:
         try:
             self.searcher = OptunaSearch(
                 OptunaSearch.convert_search_space(space), metric="value", mode=search.mode,
-                seed=seed % 2**32,
-            )  # fmt: skip
+                seed=seed % 2**32)  # fmt: skip
         finally:
             log.setLevel(level)
 

@@ -10,6 +10,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from cluster.simulated import MARK, SimulatedCluster
+
 # A test run must not reach a tracking server, a Ray cluster or a home folder that the developer happens to have.
 for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATOR_ROOT"):
     os.environ.pop(_name, None)
@@ -22,6 +24,27 @@ def data_folder() -> Path:
     if not folder or not Path(folder, "fashion-mnist").is_dir():
         pytest.skip("set ORCHESTRATOR_DATA to the folder of data sets to run this test")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def two_nodes() -> Iterator[SimulatedCluster]:
+    """A head and one more node, two CPUs each, with a token required; nothing of them may be left in the end."""
+    installed = {"PYTHONPATH": str(Path(__file__).parents[1])}  # as on a cluster whose nodes have the project
+    with SimulatedCluster([{"CPU": 2}, {"CPU": 2}], token_auth=True, environment=installed) as cluster:
+        yield cluster
+        pids = {pid for index in range(2) for pid in cluster.pids(index)}
+    left = [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE]
+    assert left == []
+    assert not cluster.folder.exists()
+    assert marked_processes() == []
+
+
+@pytest.fixture
+def with_token(two_nodes: SimulatedCluster, monkeypatch: pytest.MonkeyPatch) -> SimulatedCluster:
+    """The two nodes, and this process's environment such that it may talk to them."""
+    for name, value in two_nodes.environment.items():
+        monkeypatch.setenv(name, value)
+    return two_nodes
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +93,16 @@ def _resource_tracker(process: psutil.Process) -> bool:
         return "resource_tracker" in " ".join(process.cmdline())
     except psutil.NoSuchProcess:
         return True
+
+
+def marked_processes() -> list[int]:
+    """List the live processes of any simulated node that this process started."""
+    found = []
+    for process in psutil.process_iter():
+        try:
+            mark = process.environ().get(MARK, "")
+        except psutil.Error:
+            continue
+        if mark.startswith(f"{os.getpid()}-"):
+            found.append(process.pid)
+    return found

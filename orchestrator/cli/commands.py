@@ -150,11 +150,13 @@ def report(run_dir: str) -> None:
 
 @_command("list", "List the runs in a folder.")
 @click.argument("root", metavar="[FOLDER]", default="runs")
-def list_(root: str) -> None:
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for scripts.")
+def list_(root: str, as_json: bool) -> None:
     """List the runs and searches in a folder, by default runs.
 
     \b
     orchestrator list
+    orchestrator list --json | jq '.[] | select(.status == "FAILED") | .path'
     """
     folder = Path(root)
     if not folder.is_dir():
@@ -162,6 +164,11 @@ def list_(root: str) -> None:
         raise ConfigError(
             [Problem(root, "", f"{what}, expected a folder of run directories", "orchestrator list FOLDER")]
         )
+    if as_json:
+        from orchestrator.listing import to_json
+
+        click.echo(to_json(folder))
+        return
     from rich.console import Console
 
     from orchestrator.listing import table

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from cluster.jobs import JobOutcome
 
 _PACKAGING = "ray._private.runtime_env.packaging"
-_EXCLUDED = ("/.git/", "/.venv/", "__pycache__/", "*.egg-info/")
 
 
 @click.command("submit", short_help="Run an experiment as a job of a cluster.", context_settings=SPACED)
@@ -63,6 +62,7 @@ def submit(
     orchestrator submit exp.yaml seed=9 --address http://head:8265 --no-wait
     """
     from orchestrator.config import load_experiment
+    from orchestrator.executors import not_sent
 
     settings = load_experiment(experiment, overrides).experiment
     if search and settings.search is None:
@@ -74,7 +74,7 @@ def submit(
     if not remote:
         kept = environment.get("excludes") or []
         kept = kept if isinstance(kept, list) else [str(kept)]
-        environment["excludes"] = [*dict.fromkeys([*kept, *_EXCLUDED, f"/{settings.storage.root.strip('/')}/"])]
+        environment["excludes"] = [*dict.fromkeys([*kept, *not_sent(settings)])]
     words = ["orchestrator", "tune" if search else "run", inside, *overrides]
     words += ["--root", root] if root is not None else []
     from cluster import jobs
@@ -100,11 +100,16 @@ def _follow(address: str, job: str) -> int:
     """Follow a job to its end and return its exit code; Ctrl-C asks what to do with it."""
     from cluster import jobs
 
-    stopping = False
+    stopping, num_seen = False, 0
+
+    def write(text: str) -> None:
+        nonlocal num_seen
+        click.echo(text, nl=False)
+        num_seen += len(text)
+
     while True:
         try:
-            outcome = jobs.follow(address, job, lambda text: click.echo(text, nl=False))
-            return _ended(job, outcome, stopping)
+            return _ended(job, jobs.follow(address, job, write, num_seen=num_seen), stopping)
         except KeyboardInterrupt:
             wish = "leave" if stopping else _asked(job)
         if wish == "leave":

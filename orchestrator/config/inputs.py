@@ -81,7 +81,7 @@ class Downloaded(DataSection):
 
 
 class Planetoid(DataSection):
-    """A citation network, read from the data folder, downloaded once when missing."""
+    """A citation network, read from the data folder."""
 
     name: Literal["cora", "citeseer", "pubmed"]
     folder: Text | None = Field(None, description="data folder; default ORCHESTRATOR_DATA or the user's cache")

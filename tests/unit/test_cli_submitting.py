@@ -32,8 +32,8 @@ class Server:
         self.submitted.append({"address": address, "entrypoint": shlex.split(entrypoint), **fields})
         return "job_1"
 
-    def follow(self, address: str, job: str, write: Callable[[str], object]) -> JobOutcome:
-        write("round 1\n")
+    def follow(self, address: str, job: str, write: Callable[[str], object], *, num_seen: int) -> JobOutcome:
+        write("round 1\n"[num_seen:])
         answer = self.answers.pop(0)
         if isinstance(answer, BaseException):
             raise answer

@@ -93,3 +93,14 @@ def test_odd_manifests_do_not_stop_the_list(tmp_path: Path) -> None:
     (row,) = listing.rows(tmp_path, NOW)
     assert (row.status, row.metric, row.progress) == ("UNKNOWN", "a/b NaN", "0")
     assert "UNKNOWN" in listing.table(tmp_path, NOW).plain
+
+
+def test_scripts_get_json(tmp_path: Path) -> None:
+    run(tmp_path, "done", status="FINISHED", step=50, num_steps=50, metrics={"test/accuracy": 0.871})
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "manifest.json").write_text("{")
+    done, broken = json.loads(listing.to_json(tmp_path))
+    assert (done["id"], done["status"], done["duration_s"]) == ("done", "FINISHED", 90.0)
+    assert done["metrics"] == {"test/accuracy": 0.871}
+    assert done["path"] == str(tmp_path / "done")
+    assert (broken["status"], broken["age_s"]) == ("DAMAGED", None)

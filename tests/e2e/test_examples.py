@@ -1,0 +1,56 @@
+"""Every experiment file in `examples/` is read and run small, also those added later."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import orchestrator
+from orchestrator.config import load_experiment
+from orchestrator.config.schema import Experiment
+from orchestrator.search_space import draw
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+NEEDS_DATA = ("mnist", "fashion-mnist", "tiny-shakespeare", "cora", "citeseer", "pubmed")
+
+
+def small(experiment: Experiment, root: Path) -> dict[str, Any]:
+    """The same experiment with two rounds of few clients on few examples, in this process."""
+    plain = experiment.model_dump()
+    algorithm, partition = plain["strategy"]["algorithm"], plain["data"]["partition"]
+    algorithm["rounds"] = 2
+    clients = partition.get("clients")
+    if algorithm["cohort"] != "all":
+        algorithm["cohort"] = min(2, algorithm["cohort"])
+    if clients is not None and "name" in plain["data"]:
+        partition["clients"] = min(clients, 6)
+        plain["data"]["limit"] = 300
+    plain["cluster"] |= {"workers": 0, "address": "local"}
+    plain |= {"tracking": {"enabled": False}, "storage": {"root": str(root)}, "search": None}
+    return plain
+
+
+def test_there_are_examples() -> None:
+    assert len(EXAMPLES) >= 5
+
+
+@pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
+def test_an_example_is_read_and_runs(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    monkeypatch.chdir(ROOT)
+    monkeypatch.syspath_prepend(str(ROOT))
+    experiment = load_experiment(file).experiment
+    first, usage = file.read_text().splitlines()[:2]
+    assert first.startswith("# ") and usage.startswith("# orchestrator ") and file.name in usage
+    if experiment.search is not None:
+        assert usage.startswith("# orchestrator tune ")
+        assert len(draw(experiment.search, experiment.seed)) >= 2
+    if getattr(experiment.data, "name", "") in NEEDS_DATA:
+        monkeypatch.setenv("ORCHESTRATOR_DATA", str(request.getfixturevalue("data_folder")))
+    result = orchestrator.run(small(experiment, tmp_path), quiet=True)
+    assert (result.status, result.step) == ("FINISHED", 2)
+    assert 0 <= result.metrics["test/accuracy"] <= 1
