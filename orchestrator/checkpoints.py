@@ -86,7 +86,7 @@ class CheckpointStore:
             ) from error
 
     def save(self, state: RoundsState) -> CheckpointInfo:
-        """Write the state as a checkpoint, then delete those beyond the newest `keep`."""
+        """Write the state as a checkpoint, then delete those before it beyond the newest `keep`."""
         folder = posixpath.join(self._root, f"step-{state.step:06d}")
         if self._fs.get_file_info(folder).type != fs.FileType.NotFound:
             self._fs.delete_dir(folder)  # left by a process that died, or by a run that went on past a resume
@@ -108,7 +108,8 @@ class CheckpointStore:
         path = posixpath.join(folder, "checkpoint.json")
         self._write(path + ".tmp", json.dumps(marker, indent=1).encode())
         self._fs.move(path + ".tmp", path)
-        for step in self.steps()[: -self._keep]:
+        # Later steps than this one are damaged ones that a resume passed over: they take no place of a whole one.
+        for step in [step for step in self.steps() if step <= state.step][: -self._keep]:
             self._fs.delete_dir(posixpath.join(self._root, f"step-{step:06d}"))
         return CheckpointInfo(state.step, folder, sum(entry["bytes"] for entry in files.values()))
 

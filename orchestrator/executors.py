@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import PlacementFailed, Unreachable
@@ -57,9 +59,14 @@ def code_to_send(experiment: Experiment) -> dict[str, Any]:
     return {"working_dir": ".", "excludes": not_sent(experiment)}
 
 
-def not_sent(experiment: Experiment) -> list[str]:
+def not_sent(experiment: Experiment, folder: str = ".") -> list[str]:
     """Return what of a working folder stays here when it is sent to a cluster, as patterns of .gitignore."""
-    return ["/.git/", "/.venv/", "__pycache__/", "*.egg-info/", f"/{experiment.storage.root.strip('/')}/"]
+    patterns = ["/.git/", "/.venv/", "__pycache__/", "*.egg-info/"]
+    here = Path(folder).resolve()
+    runs = Path(os.path.normpath(here / Path(experiment.storage.root).expanduser()))
+    if runs != here and runs.is_relative_to(here):
+        patterns.append(f"/{runs.relative_to(here).as_posix()}/")
+    return patterns
 
 
 @contextmanager

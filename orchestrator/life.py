@@ -10,7 +10,7 @@ import os
 import time
 import traceback
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -131,10 +131,12 @@ class Life:
                 engine.start()
                 stopped = self._train(engine, store, directory, tracker, state)
             except KeyboardInterrupt:
-                self._end(directory, tracker, store, "KILLED")
+                with suppress(KeyboardInterrupt):  # a second one, held back until the end was written
+                    self._end(directory, tracker, store, "KILLED")
                 raise RunInterrupted(directory.path, self.saved_step) from None
             except BaseException as error:
-                self._end(directory, tracker, store, "FAILED", error)
+                with suppress(KeyboardInterrupt):
+                    self._end(directory, tracker, store, "FAILED", error)
                 raise
             self._end(directory, tracker, store, "FINISHED")
         step = directory.manifest["step"]
@@ -232,28 +234,30 @@ class Life:
         error: BaseException | None = None,
     ) -> None:
         """Close the directory: state, metrics, status, report, tracking. A second signal may cut this short."""
-        with self.interrupts.deferred():
-            latest = self.latest
-            if status == "KILLED" and latest is not None and latest.step > self.saved_step:
-                self._checkpoint(directory, store, latest)
-            directory.flush_metrics()
-            fields: dict[str, Any] = {"status": status}
-            if status == "KILLED" and latest is not None and self.metrics:
-                fields |= {"step": latest.step, "metrics": dict(self.metrics)}  # of a step that a search cut short
-            if error is not None:
-                ours = isinstance(error, OrchestratorError)
-                text = str(error) if ours else "".join(traceback.format_exception(error))
-                fields["error"] = {"type": type(error).__name__, "message": text, **_where(error)}
-                directory.event("failed", error=fields["error"])
-            directory.event("interrupted" if status == "KILLED" else "run_finished", status=status)
-            directory.update_manifest(**fields)
-            report = report_or_say(directory, self.progress)
+        try:
+            with self.interrupts.deferred():
+                latest = self.latest
+                if status == "KILLED" and latest is not None and latest.step > self.saved_step:
+                    self._checkpoint(directory, store, latest)
+                directory.flush_metrics()
+                fields: dict[str, Any] = {"status": status}
+                if status == "KILLED" and latest is not None and self.metrics:
+                    fields |= {"step": latest.step, "metrics": dict(self.metrics)}  # of a step that a search cut short
+                if error is not None:
+                    ours = isinstance(error, OrchestratorError)
+                    text = str(error) if ours else "".join(traceback.format_exception(error))
+                    fields["error"] = {"type": type(error).__name__, "message": text, **_where(error)}
+                    directory.event("failed", error=fields["error"])
+                directory.event("interrupted" if status == "KILLED" else "run_finished", status=status)
+                directory.update_manifest(**fields)
+                report = report_or_say(directory, self.progress)
+                if tracker is not None:
+                    for path in (directory.path / "config.resolved.yaml", report, *_final_weights(store)):
+                        if path is not None:
+                            tracker.artifact(path)
+        finally:
             if tracker is not None:
-                for path in (directory.path / "config.resolved.yaml", report, *_final_weights(store)):
-                    if path is not None:
-                        tracker.artifact(path)
-        if tracker is not None:
-            tracker.finish(status, self.experiment.tracking.flush_timeout_s)
+                tracker.finish(status, self.experiment.tracking.flush_timeout_s)
 
 
 def _where(error: BaseException) -> dict[str, str]:

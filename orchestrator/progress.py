@@ -73,19 +73,29 @@ class Progress:
         return duration((time.monotonic() - self._began) / done * (self._num_steps - step))
 
     def _table(self) -> Group:
-        table = Table(box=None, padding=(0, 2), header_style="dim")
-        table.add_column("round", justify="right")
-        for label, _ in _cells({}, 0.0):
-            table.add_column(label, justify="right")
-        for step, values, virtual_s in self._rows:
-            table.add_row(str(step), *(text for _, text in _cells(values, virtual_s)))
         step = self._rows[-1][0] if self._rows else self._first
         bar = Table.grid(padding=(0, 2))
+        bar.add_column()
+        bar.add_column(no_wrap=True)
         bar.add_row(
             ProgressBar(total=max(1, self._num_steps), completed=step, width=40),
             f"{step}/{self._num_steps} rounds, {self._left(step)} left",
         )
-        return Group(table, bar)
+        return Group(self._figures(), bar)
+
+    def _figures(self) -> Table:
+        """Return the last rows with as many columns as the terminal is wide enough for, a figure never cut."""
+        labels = [label for label, _ in _cells({}, 0.0)]
+        wide = self.console.options.update(width=1000)
+        for num_columns in range(len(labels), -1, -1):
+            table = Table(box=None, padding=(0, 2), header_style="dim")
+            for label in ("round", *labels[:num_columns]):
+                table.add_column(label, justify="right", no_wrap=True)
+            for step, values, virtual_s in self._rows:
+                table.add_row(str(step), *(text for _, text in _cells(values, virtual_s)[:num_columns]))
+            if self.console.measure(table, options=wide).maximum <= self.console.width:
+                break
+        return table
 
 
 def _cells(values: Mapping[str, float], virtual_s: float) -> list[tuple[str, str]]:

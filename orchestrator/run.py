@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import format_override, load_experiment, to_yaml
 from orchestrator.config.schema import Experiment
 from orchestrator.engines.rounds import RoundsEngine
@@ -71,6 +72,8 @@ def run(
         life = Life(experiment, progress, interrupts, trial)
         with open_executor(experiment, life.notify) as executor:
             engine = RoundsEngine(experiment, prepared, executor, _user_paths())
+            if experiment.checkpoint.storage:
+                CheckpointStore(experiment.checkpoint.storage, experiment.checkpoint.keep).probe()
             life.directory = _create_directory(experiment, prepared, trial)
             return life.go(engine, None)
 

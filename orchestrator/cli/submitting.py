@@ -74,7 +74,7 @@ def submit(
     if not remote:
         kept = environment.get("excludes") or []
         kept = kept if isinstance(kept, list) else [str(kept)]
-        environment["excludes"] = [*dict.fromkeys([*kept, *not_sent(settings)])]
+        environment["excludes"] = [*dict.fromkeys([*kept, *not_sent(settings, working_dir)])]
     words = ["orchestrator", "tune" if search else "run", inside, *overrides]
     words += ["--root", root] if root is not None else []
     from cluster import jobs

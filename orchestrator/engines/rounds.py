@@ -36,7 +36,7 @@ from strategies.federated.pacing import Pacing, barrier
 from strategies.federated.sampling import uniform
 from strategies.seeds import generator
 from trainers import modules, wire
-from trainers.cohort import BlockReport, ClientReport, EvalReport
+from trainers.cohort import BlockReport, ClientReport, EvalReport, intra_op_threads
 from trainers.local import LocalSettings
 
 EVALUATION_BLOCK = 1000
@@ -127,7 +127,10 @@ class RoundsEngine:
             yield StepReport(state, self._evaluate(state), ())
         pacing = self._pacing()
         while state.step < rounds:
-            state, values, clients = self._step(state, pacing)
+            # The driver's share is small sums. With more threads than one, torch's idle ones spin after each of them
+            # and took 70 ms of CPU a round from workers on the same cores (benchmarks/overhead.py, two cores).
+            with intra_op_threads(1):
+                state, values, clients = self._step(state, pacing)
             if state.step % every == 0 or state.step == rounds:
                 values |= self._evaluate(state)
             yield StepReport(state, values, clients)
