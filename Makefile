@@ -21,7 +21,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python benchmarks/overhead.py
+	$(BIN)/python -m benchmarks.overhead
 
 # torch first and pinned: the constraint names a build that pip finds for CPU machines, and keeps every later
 # install from exchanging it.

@@ -1,7 +1,7 @@
 """Federated averaging on Fashion-MNIST: test accuracy over rounds, drawn from a finished run.
 
-orchestrator run examples/fashion_fedavg.yaml
-python benchmarks/fashion_curve.py runs/fashion-fedavg-...      writes docs/fashion_fedavg.svg, prints the figures
+First `orchestrator run examples/fashion_fedavg.yaml`, then `python -m benchmarks.fashion_curve RUN_DIR`, which writes
+docs/fashion_fedavg.svg and prints the figures.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ resuming, records or reports. This system runs whole: Ray workers, checkpoints, 
 The two alternate in segments within one process group. The figure is the median over segments of the ratio of
 the median seconds per round, with its spread. Start-up is left out of the ratio and printed beside it.
 
-    python benchmarks/overhead.py [--segments 5] [--rounds 8]
+    python -m benchmarks.overhead [--segments 5] [--rounds 8]
 """
 
 from __future__ import annotations
