@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -22,6 +21,7 @@ from strategies.partition.base import Partition
 from trainers import models, modules, wire
 from trainers.data.base import Dataset, to_labels, to_tensor
 from trainers.local import LocalSettings, loss_of, train
+from trainers.threads import intra_op_threads
 
 
 class ClientFailed(Exception):
@@ -60,17 +60,6 @@ class EvalReport(NamedTuple):
     loss_sum: float
     compute_s: float
     wire_s: float
-
-
-@contextmanager
-def intra_op_threads(num_threads: int) -> Iterator[None]:
-    """Run a block with a fixed number of intra-op threads: sums split over threads have other bits."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(num_threads)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class CohortWorker:

@@ -6,7 +6,7 @@ Integer buffers (BatchNorm's batch counter) stay where they are: an average of c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,12 @@ def tensors(module: nn.Module) -> dict[str, Tensor]:
     named = {name: parameter.detach() for name, parameter in module.named_parameters()}
     named.update((name, buffer) for name, buffer in module.named_buffers() if buffer.is_floating_point())
     return named
+
+
+def everything(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Yield every parameter and buffer by name, in the module's order, those that do not travel included."""
+    yield from ((name, parameter.detach()) for name, parameter in module.named_parameters())
+    yield from module.named_buffers()
 
 
 def snapshot(module: nn.Module) -> dict[str, Tensor]:

@@ -62,3 +62,14 @@ def build(section: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> tor
     """Return the optimizer of a section; see `resolve` for errors. torch's own ValueErrors pass through."""
     kind, arguments = resolve(section)
     return kind(parameters, **arguments)
+
+
+def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
+    """Return the bytes that an optimizer remembers, as a multiple of those of the weights; tried on a small weight."""
+    probe = nn.Parameter(torch.zeros(32, 32, dtype=dtype))
+    optimizer = build(section, [probe])
+    probe.grad = torch.zeros_like(probe)
+    optimizer.step()
+    held = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
+    num_bytes = sum(value.numel() * value.element_size() for value in held if value.numel() > 1)
+    return num_bytes / (probe.numel() * probe.element_size())

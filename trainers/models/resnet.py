@@ -67,6 +67,33 @@ class ResNet(nn.Module):
         hidden = functional.relu(self.norm(self.stem(images)))
         return self.head(self.blocks(hidden).mean(dim=(2, 3)))
 
+    def pipeline_layers(self) -> list[tuple[str, nn.Module]]:
+        """Return the stem, the blocks and the head, between which a pipeline may cut."""
+        blocks = [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
+        return [("stem", Stem(self.stem, self.norm)), *blocks, ("head", Head(self.head))]
+
+
+class Stem(nn.Module):
+    """The first convolution."""
+
+    def __init__(self, conv: nn.Conv2d, norm: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.norm = conv, norm
+
+    def forward(self, images: Tensor) -> Tensor:
+        return functional.relu(self.norm(self.conv(images)))
+
+
+class Head(nn.Module):
+    """The mean over the image and one affine map."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.linear = linear
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return self.linear(hidden.mean(dim=(2, 3)))
+
 
 class Block(nn.Module):
     """Two 3 x 3 convolutions and a shortcut without parameters; halves the image where the channels double."""

@@ -75,6 +75,24 @@ class Transformer(nn.Module):
         hidden = self.dropout(self.tokens(tokens) + self.positions(places))
         return self.head(self.norm(self.blocks(hidden)))
 
+    def pipeline_layers(self) -> list[tuple[str, nn.Module]]:
+        """Return the embedding, the blocks and the head, between which a pipeline may cut."""
+        blocks = [(f"blocks.{index}", block) for index, block in enumerate(self.blocks)]
+        embed = Embed(self.tokens, self.positions, self.dropout)
+        return [("embed", embed), *blocks, ("head", nn.Sequential(self.norm, self.head))]
+
+
+class Embed(nn.Module):
+    """The sum of a token's and its place's vectors."""
+
+    def __init__(self, tokens: nn.Embedding, positions: nn.Embedding, dropout: nn.Dropout) -> None:
+        super().__init__()
+        self.tokens, self.positions, self.dropout = tokens, positions, dropout
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        places = torch.arange(tokens.shape[1], device=tokens.device)
+        return self.dropout(self.tokens(tokens) + self.positions(places))
+
 
 class Block(nn.Module):
     """`x + attention(norm(x))`, then `x + feed_forward(norm(x))`."""

@@ -1,0 +1,70 @@
+"""Sums over the ranks of a group, that a rank may start and collect later.
+
+In one process the ranks take turns, so a sum is there when all have started it; between processes it is an
+all-reduce. Both add in the order of the ranks or, for two, in either order, which is the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import NamedTuple, Protocol
+
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Pending(NamedTuple):
+    """A sum under way: whether `result` would have to wait for another rank of this process, and the sum."""
+
+    ready: Callable[[], bool]
+    result: Callable[[], Tensor]
+
+
+class Collective(Protocol):
+    def sum(self, group: str, tensor: Tensor) -> Pending:
+        """Begin to add up `tensor` over the group's ranks, which all begin the same sums in the same order."""
+        ...
+
+
+class LocalCollective:
+    """Groups of ranks that are all in this process.
+
+    Args:
+        sizes: ranks of each group. board: shared by the ranks. member: this one.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], board: dict[tuple[str, int], dict[int, Tensor]], member: int) -> None:
+        self._sizes, self._board, self._member = sizes, board, member
+        self._count: dict[str, int] = {}
+
+    def sum(self, group: str, tensor: Tensor) -> Pending:
+        number = self._count[group] = self._count.get(group, 0) + 1
+        given = self._board.setdefault((group, number), {})
+        given[self._member] = tensor.clone()
+        size = self._sizes[group]
+        self._board.pop((group, number - 2), None)  # collected by all, since all have gone on to the one after
+
+        def result() -> Tensor:
+            total = None
+            for member in sorted(given):
+                total = given[member] if total is None else total + given[member]
+            assert total is not None
+            return total
+
+        return Pending(lambda: len(given) == size, result)
+
+
+class GroupCollective:
+    """Groups of torch.distributed, by name."""
+
+    def __init__(self, groups: Mapping[str, dist.ProcessGroup | None]) -> None:
+        self._groups = groups
+
+    def sum(self, group: str, tensor: Tensor) -> Pending:
+        work = dist.all_reduce(tensor, group=self._groups[group], async_op=True)
+
+        def result() -> Tensor:
+            work.wait()
+            return tensor
+
+        return Pending(lambda: True, result)

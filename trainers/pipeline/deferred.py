@@ -1,0 +1,133 @@
+"""Weight gradients that can wait: the W of a zero-bubble schedule.
+
+Inside `deferring()`, `nn.Linear` and convolutions compute only the gradient of their input in backward, and put what
+the weight's gradient needs aside; `Store.run` computes it later, while the next stage would otherwise wait. Other
+layers (norms, embeddings) compute both at once, since theirs is small.
+
+Source: Qi et al. 2024, arXiv:2401.10241, section 2: the backward pass as B (input) and W (weight).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Store:
+    """Weight gradients put aside, by micro-batch, in the order their layers were reached."""
+
+    def __init__(self) -> None:
+        self._waiting: dict[int, list[Callable[[], None]]] = {}
+        self.microbatch = 0
+
+    def put(self, work: Callable[[], None]) -> None:
+        self._waiting.setdefault(self.microbatch, []).append(work)
+
+    @torch.no_grad()
+    def run(self, microbatch: int) -> None:
+        """Compute what one micro-batch has put aside."""
+        for work in self._waiting.pop(microbatch, ()):
+            work()
+
+    def __len__(self) -> int:
+        return sum(len(works) for works in self._waiting.values())
+
+
+def install(module: nn.Module, store: Store) -> None:
+    """Make the linear and convolution layers below `module` put their weight gradients into `store`."""
+    for layer in module.modules():
+        if type(layer) is nn.Linear:
+            layer.forward = _Linear(layer, store)
+        elif _plain_convolution(layer):
+            layer.forward = _Convolution(layer, store)
+
+
+def _plain_convolution(layer: nn.Module) -> bool:
+    return (
+        type(layer) in (nn.Conv1d, nn.Conv2d) and layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    )
+
+
+class _Linear:
+    def __init__(self, layer: nn.Linear, store: Store) -> None:
+        self.layer, self.store = layer, store
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.layer.weight, self.layer.bias
+        if not torch.is_grad_enabled() or not weight.requires_grad or torch.is_autocast_enabled(x.device.type):
+            return functional.linear(x, weight, bias)
+        return _LinearFunction.apply(x, weight, bias, self.store)
+
+
+class _LinearFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, store: Store) -> Tensor:
+        context.save_for_backward(x, weight, bias)
+        context.store = store
+        return functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> Any:
+        x, weight, bias = context.saved_tensors
+
+        def later() -> None:
+            flat = grad.reshape(-1, grad.shape[-1])
+            accumulate(weight, flat.t() @ x.reshape(-1, x.shape[-1]))
+            if bias is not None and bias.requires_grad:
+                accumulate(bias, flat.sum(0))
+
+        context.store.put(later)
+        return (grad @ weight if context.needs_input_grad[0] else None), None, None, None
+
+
+class _Convolution:
+    def __init__(self, layer: nn.Conv1d | nn.Conv2d, store: Store) -> None:
+        self.layer, self.store = layer, store
+
+    def __call__(self, x: Tensor) -> Tensor:
+        weight, bias = self.layer.weight, self.layer.bias
+        settings = (self.layer.stride, self.layer.padding, self.layer.dilation, self.layer.groups)
+        if not torch.is_grad_enabled() or not weight.requires_grad or torch.is_autocast_enabled(x.device.type):
+            return self.layer._conv_forward(x, weight, bias)
+        return _ConvolutionFunction.apply(x, weight, bias, settings, self.store)
+
+
+class _ConvolutionFunction(torch.autograd.Function):
+    @staticmethod
+    def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, store: Store) -> Tensor:
+        context.save_for_backward(x, weight, bias)
+        context.settings, context.store = settings, store
+        stride, padding, dilation, groups = settings
+        return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
+
+    @staticmethod
+    def backward(context: Any, grad: Tensor) -> Any:
+        x, weight, bias = context.saved_tensors
+        stride, padding, dilation, groups = context.settings
+        sizes = None if bias is None else [bias.shape[0]]
+
+        def gradients(mask: list[bool]) -> Any:
+            return torch.ops.aten.convolution_backward(
+                grad, x, weight, sizes, stride, padding, dilation, False, [0] * len(stride), groups, mask
+            )
+
+        def later() -> None:
+            _, of_weight, of_bias = gradients([False, True, bias is not None])
+            accumulate(weight, of_weight)
+            if bias is not None and bias.requires_grad:
+                accumulate(bias, of_bias)
+
+        context.store.put(later)
+        return (gradients([True, False, False])[0] if context.needs_input_grad[0] else None), None, None, None, None
+
+
+def accumulate(parameter: Tensor, gradient: Tensor) -> None:
+    """Add a gradient to a parameter's, as autograd would."""
+    if parameter.grad is None:
+        parameter.grad = gradient
+    else:
+        parameter.grad += gradient

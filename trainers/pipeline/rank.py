@@ -1,0 +1,388 @@
+"""One rank of a pipeline: its part of the model, an optimizer step over a batch, evaluation, and its part of the state.
+
+A step is a generator that yields while it would wait for a rank of the same process. Between processes nothing is
+waited for in that way, so it runs through; in one process the ranks' generators take turns (`inline.py`). What one
+step does, after all micro-batches are through:
+
+    replicas      gradients and BatchNorm statistics are summed over the replicas of each stage
+    ties          the copies of a tied parameter get the sum of all copies' gradients, in layer order
+    one vector    squared gradient norms by parameter, the loss and a stop flag are summed over all ranks
+    update        gradients are clipped by the norm of the whole model; each rank moves its own parameters
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Collection, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from strategies.pipeline import Action
+from strategies.seeds import integer
+from trainers import learning_rate, models, optimizers
+from trainers.data import to_labels, to_tensor
+from trainers.data.base import Dataset
+from trainers.local import NotFinite
+from trainers.pipeline import losses
+from trainers.pipeline.batchnorm import combine
+from trainers.pipeline.boundaries import Agreement, Boundary
+from trainers.pipeline.chunk import Chunk
+from trainers.pipeline.collective import Collective, Pending
+from trainers.pipeline.interpreter import Batch, Interpreter, Span
+from trainers.pipeline.layers import Layer, chain
+from trainers.pipeline.settings import Batches, Settings
+from trainers.pipeline.transport import Key, Spec, Transport
+
+_HEAD = 3
+"""Numbers at the head of a step's vector: the loss, the wish to stop, the bytes sent."""
+
+
+class StepResult(NamedTuple):
+    """What a step came to, the same on every rank.
+
+    Args:
+        loss: of the batches, before the update. norm: of the whole gradient, before clipping; NaN when not clipped.
+        sent_bytes: activations and gradients that went from rank to rank. stop: whether some rank asked to stop.
+    """
+
+    loss: float
+    norm: float
+    sent_bytes: int
+    stop: bool
+
+
+class Evaluated(NamedTuple):
+    """The mean loss of a prediction on the test examples, and the part of right ones."""
+
+    loss: float
+    accuracy: float
+
+
+class Rank:
+    """One stage of one replica.
+
+    Args:
+        stage, replica: which. device: where its tensors live.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        stage: int,
+        replica: int,
+        transport: Transport,
+        collective: Collective,
+        device: torch.device,
+    ) -> None:
+        self.settings, self.stage, self.replica = settings, stage, replica
+        self._dataset, self._transport, self._collective, self._device = dataset, transport, collective, device
+        self._batches = Batches(settings, len(dataset.train_y))
+        self._dtype = getattr(torch, settings.model["dtype"])
+        self._build()
+        self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
+        parameters = [parameter for _, parameter in self.own if parameter.requires_grad]
+        self.optimizer = optimizers.build(settings.optimizer, parameters) if parameters else None
+        self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self.spans: list[Span] = []
+        self._firsts = self._first_uses()
+        self._lists: dict[int, list[Action]] = {}
+
+    # -------------------------------------------------------------------------------------------- its part of it
+
+    def _build(self) -> None:
+        """Build the model as every rank does, keep this stage's layers, and copy tied parameters."""
+        settings = self.settings
+        model = models.build(
+            settings.model,
+            input_shape=self._dataset.input_shape,
+            num_classes=self._dataset.num_classes,
+            seed=settings.model_seed,
+        )
+        whole = chain(model)
+        if sum(settings.layers) != len(whole.layers):
+            raise ValueError(f"layers {settings.layers} are {sum(settings.layers)}, the model has {len(whole.layers)}")
+        self.names = list(whole.uses)
+        tied = whole.tied()
+        shared = {use.layer for uses in tied.values() for use in uses}
+        num_positions = len(settings.layers)
+        starts = [sum(settings.layers[:position]) for position in range(num_positions + 1)]
+        owner = {index: p for p in range(num_positions) for index in range(starts[p], starts[p + 1])}
+        modules: dict[int, nn.Module] = {}
+        self.chunks: list[Chunk] = []
+        self._loss = losses.build(settings.loss)
+        for position in range(self.stage, num_positions, settings.stages):
+            layers: list[Layer] = []
+            for layer in whole.layers[starts[position] : starts[position + 1]]:
+                module = copy.deepcopy(layer.module) if layer.index in shared else layer.module
+                modules[layer.index] = module.to(self._device)
+                layers.append(layer._replace(module=modules[layer.index]))
+            loss = self._loss if position == num_positions - 1 else None
+            self.chunks.append(
+                Chunk(
+                    layers,
+                    position,
+                    num_positions,
+                    loss=loss,
+                    split_backward=settings.splits_backward,
+                    precision=settings.precision,
+                )
+            )
+        self.own: list[tuple[str, nn.Parameter]] = []  # in the model's order; a tied one once for each use here
+        self.floats: dict[str, Tensor] = {}  # what of this part travels: the first use of each, here
+        self.counters: dict[str, Tensor] = {}
+        self._copies: dict[str, dict[int, nn.Parameter]] = {}
+        self._ties = {name: [(use.layer, owner[use.layer] % settings.stages) for use in u] for name, u in tied.items()}
+        self.is_first_use: dict[str, bool] = {}
+        for name, uses in whole.uses.items():
+            for place, use in enumerate(uses):
+                if use.layer not in modules:
+                    continue
+                tensor = _find(modules[use.layer], use.local)
+                if isinstance(tensor, nn.Parameter):
+                    self.own.append((name, tensor))
+                    if name in tied:
+                        self._copies.setdefault(name, {})[use.layer] = tensor
+                (self.floats if tensor.is_floating_point() else self.counters).setdefault(name, tensor)
+                self.is_first_use.setdefault(name, place == 0)
+
+    def _first_uses(self) -> list[tuple[int, nn.Parameter]]:
+        """Return the parameters whose first use is here, each once, with their place in the model."""
+        own = dict(reversed(self.own))
+        return [(place, own[name]) for place, name in enumerate(self.names) if name in own and self.is_first_use[name]]
+
+    def spans_since(self, began_s: float) -> list[tuple[str, int, int, float, float, float]]:
+        """Return the spans of the last step, in seconds since `began_s` on this process's clock."""
+        return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self.spans]
+
+    def num_parameters(self) -> int:
+        """Return the number of trained numbers on this rank."""
+        return sum(parameter.numel() for _, parameter in self.own)
+
+    # ------------------------------------------------------------------------------------------------- one step
+
+    def step(self, number: int, stop: bool = False) -> Iterator[StepResult | None]:
+        """Train on the batches of one optimizer step; the last thing yielded is the result, before it None.
+
+        Args:
+            number: of the step, from 1. stop: this rank's wish to stop.
+
+        Raises:
+            NotFinite: when the loss or the norm of the gradient is not. LayerFailed: from a layer.
+        """
+        settings = self.settings
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+        random = torch.get_rng_state()
+        sent_before = self._transport.sent_bytes
+        batches = self._batches.of_step(number)
+        total = sum(len(rows) for rows in batches)
+        loss = 0.0
+        self.spans = []
+        for index, rows in enumerate(batches):
+            split = self._batches.split(rows, self.replica)
+            yield from self._agree({len(part) for part in split}, training=True)
+            seed = integer(settings.seed, "layers", number, index, self.replica)
+            batch = Batch(
+                [len(part) for part in split],
+                [losses.weight(settings.loss["reduction"], len(part), total) for part in split],
+                seed,
+                lambda m, split=split: self._inputs(self._dataset.train_x[split[m]]),
+                lambda m, split=split: to_labels(self._dataset.train_y[split[m]]).to(self._device),
+                settings.keeps(self.stage, len(split)),
+            )
+            actions = self._actions(len(split))
+            run = Interpreter(self.chunks, settings.stages, self._transport, self._boundaries, batch, actions)
+            while not run.done:
+                while not run.ready():
+                    yield None
+                run.step()
+            loss += sum(float(run.losses[m]) for m in sorted(run.losses))
+            self.spans += run.spans
+        torch.set_rng_state(random)
+        yield from self._share_with_replicas()
+        yield from self._share_ties(number)
+        self._transport.flush()
+        vector = torch.zeros(_HEAD + len(self.names), dtype=torch.float64)
+        vector[0], vector[1], vector[2] = loss, float(stop), float(self._transport.sent_bytes - sent_before)
+        if settings.clip_norm is not None:
+            self._add_norms(vector)
+        pending = self._collective.sum("all", vector)
+        while not pending.ready():
+            yield None
+        vector = pending.result()
+        loss, norm = float(vector[0]), math.sqrt(float(vector[_HEAD:].sum()))
+        if not math.isfinite(loss) or not math.isfinite(norm):
+            raise NotFinite(f"training diverged at step {number}: loss {loss}, gradient norm {norm}")
+        self._update(number, norm)
+        norm = norm if settings.clip_norm is not None else float("nan")
+        yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
+
+    def _actions(self, num_microbatches: int) -> list[Action]:
+        if num_microbatches not in self._lists:
+            self._lists[num_microbatches] = self.settings.actions(num_microbatches)[self.stage]
+        return self._lists[num_microbatches]
+
+    def _inputs(self, rows: object) -> Tensor:
+        return to_tensor(rows, self._dataset, self._dtype).to(self._device)  # type: ignore[arg-type]
+
+    def _agree(self, sizes: Collection[int], *, training: bool) -> Iterator[None]:
+        """Agree on what travels for sizes of micro-batches not met before; every rank meets them at the same step."""
+        for size in sorted(sizes):
+            if (size, training) in self._boundaries[0]:
+                continue
+            for index, chunk in enumerate(self.chunks):
+                number = len(self._boundaries[index])
+                while not chunk.is_first and not self._transport.ready(Key("L", chunk.position, number)):
+                    yield None
+                examples = self._dataset.train_x if training else self._dataset.test_x
+                inputs = self._inputs(examples[:size]) if chunk.is_first else None
+                agreement = Agreement(chunk, self._transport, self.settings.stages, number)
+                self._boundaries[index][size, training] = agreement.settle(size, inputs, training=training)
+
+    def evaluate(self, batch_size: int) -> Iterator[Evaluated | None]:
+        """Measure the model on the test examples; the last thing yielded is the result, before it None.
+
+        Args:
+            batch_size: examples of one micro-batch.
+        """
+        settings, dataset = self.settings, self._dataset
+        rows = np.array_split(np.arange(len(dataset.test_y)), settings.replicas)[self.replica]
+        split = np.array_split(rows, -(-len(rows) // batch_size)) if len(rows) else []
+        yield from self._agree({len(part) for part in split}, training=False)
+        total = torch.zeros(3, dtype=torch.float64)
+
+        def score(microbatch: int, returned: Any) -> None:
+            targets = to_labels(dataset.test_y[split[microbatch]]).to(self._device)
+            mean = float(self._loss(returned, targets))
+            count = targets.numel()
+            total[0] += mean * (count if settings.loss["reduction"] == "mean" else 1)
+            if isinstance(returned, Tensor) and returned.dim() == targets.dim() + 1:
+                total[1] += int((returned.argmax(-1) == targets).sum())
+            total[2] += count
+
+        batch = Batch(
+            [len(part) for part in split], [], 0, lambda m: self._inputs(dataset.test_x[split[m]]), None, [], score
+        )
+        actions = [action for action in self._actions(len(split)) if action.kind == "F"] if split else []
+        run = Interpreter(self.chunks, settings.stages, self._transport, self._boundaries, batch, actions)
+        while not run.done:
+            while not run.ready():
+                yield None
+            run.step()
+        self._transport.flush()
+        pending = self._collective.sum("all", total)
+        while not pending.ready():
+            yield None
+        loss, correct, count = pending.result().tolist()
+        yield Evaluated(loss / count, correct / count)
+
+    # ------------------------------------------------------------------------------------ after the micro-batches
+
+    def _share_with_replicas(self) -> Iterator[None]:
+        settings = self.settings
+        statistics = [norm.statistics() for chunk in self.chunks for norm in chunk.norms]
+        if settings.replicas > 1:
+            group = f"stage {self.stage}"
+            trained = [parameter for _, parameter in self.own if parameter.requires_grad]
+            for parameter in trained:
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            pending: list[Pending] = []
+            if trained:
+                flat = torch.cat([parameter.grad.flatten() for parameter in trained])
+                pending.append(self._collective.sum(group, flat))
+            if statistics:
+                rows = torch.zeros(settings.replicas, sum(map(len, statistics)), dtype=torch.float64)
+                rows[self.replica] = torch.cat(statistics).cpu()
+                pending.append(self._collective.sum(group, rows))
+            for work in pending:
+                while not work.ready():
+                    yield None
+            if trained:
+                summed = pending[0].result().split([parameter.numel() for parameter in trained])
+                for parameter, gradient in zip(trained, summed, strict=True):
+                    parameter.grad = gradient.view_as(parameter)
+            if statistics:
+                columns = pending[-1].result().split([len(part) for part in statistics], dim=1)
+                statistics = [combine(list(rows)) for rows in columns]
+        for norm, total in zip((norm for chunk in self.chunks for norm in chunk.norms), statistics, strict=True):
+            norm.commit(total.to(norm.layer.running_mean.device))
+
+    def _share_ties(self, number: int) -> Iterator[None]:
+        """Sum the gradients of a tied parameter's copies at the stage of its first use, and hand the sum back."""
+        for index, (name, uses) in enumerate(self._ties.items()):
+            copies = self._copies.get(name, {})
+            home = uses[0][1]
+            for layer, stage in uses:
+                if stage == self.stage != home:
+                    key = Key("T", index, layer)
+                    self._transport.send(key, {"0": _gradient(copies[layer])}, home)
+        for index, (name, uses) in enumerate(self._ties.items()):
+            copies = self._copies.get(name, {})
+            home = uses[0][1]
+            if self.stage == home:
+                total: Tensor | None = None
+                for layer, stage in uses:
+                    if stage == self.stage:
+                        part = _gradient(copies[layer])
+                    else:
+                        part = yield from self._get(Key("T", index, layer), _spec(next(iter(copies.values()))), stage)
+                    total = part.clone() if total is None else total + part
+                assert total is not None
+                for stage in sorted({stage for _, stage in uses} - {home}):
+                    # A copy, since in one process the receiver would get this very tensor, and both clip theirs.
+                    self._transport.send(Key("U", index, stage), {"0": total.clone()}, stage)
+                for parameter in copies.values():
+                    parameter.grad = total
+        for index, (name, uses) in enumerate(self._ties.items()):
+            copies = self._copies.get(name, {})
+            if copies and self.stage != uses[0][1]:
+                spec = _spec(next(iter(copies.values())))
+                total = yield from self._get(Key("U", index, self.stage), spec, uses[0][1])
+                for parameter in copies.values():
+                    parameter.grad = total
+
+    def _get(self, key: Key, spec: Spec, source: int) -> Iterator[None]:
+        self._transport.expect(key, [spec], source)
+        while not self._transport.ready(key):
+            yield None
+        return self._transport.receive(key)["0"]  # type: ignore[return-value]  # the generator's return value
+
+    def _add_norms(self, vector: Tensor) -> None:
+        """Write squared norms into the places of the parameters whose first use is here, on the first replica."""
+        if self.replica:
+            return
+        for place, parameter in self._firsts:
+            if parameter.grad is not None:
+                vector[_HEAD + place] = float(parameter.grad.double().square().sum())
+
+    @torch.no_grad()
+    def _update(self, number: int, norm: float) -> None:
+        settings = self.settings
+        if self.optimizer is None:
+            return
+        if settings.clip_norm is not None and norm > settings.clip_norm:
+            gradients = {id(p.grad): p.grad for _, p in self.own if p.grad is not None}
+            torch._foreach_mul_(list(gradients.values()), settings.clip_norm / norm)
+        rate = learning_rate.factor(settings.learning_rate, number, settings.steps)
+        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
+            group["lr"] = base * rate
+        self.optimizer.step()
+
+
+def _find(module: nn.Module, local: str) -> Tensor:
+    owner, _, name = local.rpartition(".")
+    return getattr(module.get_submodule(owner), name)  # type: ignore[no-any-return]
+
+
+def _gradient(parameter: nn.Parameter) -> Tensor:
+    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+
+
+def _spec(parameter: nn.Parameter) -> Spec:
+    return Spec("0", tuple(parameter.shape), parameter.dtype)

@@ -1,0 +1,94 @@
+"""What every rank of a pipeline is told, in plain values; each works out its own part from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from strategies.pipeline import Schedule, schedule
+from strategies.seeds import generator
+
+
+class Settings(NamedTuple):
+    """A pipeline's training.
+
+    Args:
+        model: the experiment's `model` section. seed: the run's. model_seed: the model's own.
+        stages: ranks of one pipeline. replicas: pipelines that share each batch.
+        schedule: its name in `strategies.pipeline`. microbatches: of a batch and replica, at most.
+        layers: how many layers each position of the model has; `stages * chunks` positions.
+        recompute: for each stage `always`, `except-last` or `never`.
+        batch_size: examples of one batch, over all replicas. accumulate: batches of one optimizer step.
+        optimizer: name and arguments. learning_rate: its schedule. clip_norm: of the whole gradient.
+        loss: see `losses.build`. precision: `bf16` or None. steps: of the whole run.
+    """
+
+    model: Mapping[str, Any]
+    seed: int
+    model_seed: int
+    stages: int
+    replicas: int
+    schedule: str
+    microbatches: int
+    layers: tuple[int, ...]
+    recompute: tuple[str, ...]
+    batch_size: int
+    accumulate: int
+    optimizer: Mapping[str, Any]
+    learning_rate: Mapping[str, Any]
+    clip_norm: float | None
+    loss: Mapping[str, Any]
+    precision: str | None
+    steps: int
+
+    @property
+    def chunks(self) -> int:
+        """Chunks of each rank."""
+        return len(self.layers) // self.stages
+
+    @property
+    def splits_backward(self) -> bool:
+        return self.schedule == "zero-bubble"
+
+    def actions(self, num_microbatches: int) -> Schedule:
+        """Return the schedule of a batch of so many micro-batches."""
+        return schedule(self.schedule, self.stages, num_microbatches, self.chunks)
+
+    def keeps(self, stage: int, num_microbatches: int) -> list[bool]:
+        """Return for each micro-batch whether its activations are kept rather than computed again."""
+        mode = self.recompute[stage]
+        last = num_microbatches - 1
+        return [mode == "never" or (mode == "except-last" and m == last) for m in range(num_microbatches)]
+
+
+class Batches:
+    """Which examples each optimizer step sees, as a function of the step: any rank works it out for itself.
+
+    Each epoch is shuffled anew; the examples beyond its last whole batch are left out of it, so that all batches have
+    one size.
+    """
+
+    def __init__(self, settings: Settings, num_examples: int) -> None:
+        self._settings = settings
+        self._num_examples = num_examples
+        self._per_epoch = max(1, num_examples // settings.batch_size)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def of_step(self, step: int) -> list[np.ndarray]:
+        """Return the rows of each batch that step `step` (1-based) accumulates."""
+        first = (step - 1) * self._settings.accumulate
+        return [self._batch(first + index) for index in range(self._settings.accumulate)]
+
+    def _batch(self, number: int) -> np.ndarray:
+        epoch, index = divmod(number, self._per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, generator(self._settings.seed, "batches", epoch).permutation(self._num_examples)
+        size = self._settings.batch_size
+        return self._order[1][index * size : (index + 1) * size]
+
+    def split(self, rows: np.ndarray, replica: int) -> list[np.ndarray]:
+        """Return a replica's micro-batches of a batch: as many as asked for, or as there are examples."""
+        share = np.array_split(rows, self._settings.replicas)[replica]
+        return np.array_split(share, max(1, min(self._settings.microbatches, len(share))))

@@ -1,0 +1,79 @@
+"""A rank's part of what a checkpoint holds, under the parameters' names in the whole model.
+
+    model             parameters and floating-point buffers
+    counters          integer buffers, such as BatchNorm's count of batches
+    optimizer.SLOT    what the optimizer remembers of each parameter, by its own name for it
+
+Names say nothing about stages, so a run goes on with another number of stages, or on one device.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from trainers.pipeline.rank import Rank
+
+Trees = Mapping[str, Mapping[str, Tensor]]
+
+
+def export(rank: Rank) -> dict[str, dict[str, Tensor]]:
+    """Return this rank's part; of a tied parameter, the rank of its first use has it."""
+    trees: dict[str, dict[str, Tensor]] = {
+        "model": {name: tensor.detach() for name, tensor in rank.floats.items() if rank.is_first_use[name]},
+        "counters": {name: tensor for name, tensor in rank.counters.items() if rank.is_first_use[name]},
+    }
+    done = set()
+    for name, parameter in rank.own:
+        if not rank.is_first_use[name] or name in done or rank.optimizer is None:
+            continue
+        done.add(name)
+        for slot, value in rank.optimizer.state.get(parameter, {}).items():
+            if isinstance(value, Tensor | int | float | bool):
+                trees.setdefault(f"optimizer.{slot}", {})[name] = torch.as_tensor(value)
+    return trees
+
+
+@torch.no_grad()
+def restore(rank: Rank, trees: Trees) -> None:
+    """Take this rank's part out of the whole state."""
+    for tree, tensors in (("model", rank.floats), ("counters", rank.counters)):
+        for name, tensor in tensors.items():
+            if tree == "model" or name in trees.get(tree, {}):
+                tensor.copy_(trees[tree][name])
+    for name, parameter in rank.own:
+        parameter.copy_(trees["model"][name])  # every copy of a tied one
+        if rank.optimizer is None:
+            continue
+        held = {
+            tree.removeprefix("optimizer."): values[name]
+            for tree, values in trees.items()
+            if tree.startswith("optimizer.") and name in values
+        }
+        if held:
+            rank.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in held.items()}
+
+
+def _like(parameter: Tensor, value: Tensor) -> Tensor:
+    """Return a copy that lies in memory as the parameter does (channels last, say): fused optimizers rely on that."""
+    if value.shape == parameter.shape and value.dim():
+        return torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+    return value.clone()
+
+
+def whole(ranks: Sequence[Rank]) -> dict[str, dict[str, Tensor]]:
+    """Return a copy of the whole state of a pipeline whose ranks are all in this process."""
+    first = [rank for rank in ranks if rank.replica == 0]
+    merged = merge([export(rank) for rank in first], first[0].names)
+    return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in merged.items()}
+
+
+def merge(parts: Sequence[Trees], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:
+    """Return the whole state of all ranks' parts, each tree in the model's order."""
+    whole: dict[str, dict[str, Tensor]] = {}
+    for part in parts:
+        for tree, tensors in part.items():
+            whole.setdefault(tree, {}).update(tensors)
+    return {tree: {name: tensors[name] for name in names if name in tensors} for tree, tensors in whole.items()}

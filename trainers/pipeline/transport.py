@@ -1,0 +1,188 @@
+"""How tensors get from stage to stage: inside one process, or through torch.distributed from rank to rank.
+
+Receives are posted ahead (`expect`) into buffers that are used again, so that a transfer runs beside the computation
+of the micro-batch before it; sends do not wait for their receiver. A message is known by its key, so the order in which
+the two sides get to it does not matter. Shapes are agreed before, in `boundaries.py`: no header travels with a tensor.
+
+Left out: Ray's object store, which takes two to five times as long a boundary (benchmarks/transports.py).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+class Spec(NamedTuple):
+    """A tensor to come."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+
+class Key(NamedTuple):
+    """Which message: what kind, to which position of the model, of which micro-batch."""
+
+    kind: str  # F: a carry, B: its gradients, T, U: a tied parameter's gradient and its sum, H, L, D: a header, its
+    # length and a dry carry
+    position: int
+    microbatch: int
+
+
+_KINDS = "FBTUHLD"
+_IN_FLIGHT = 4
+"""Messages to one rank that have not arrived yet; the next send waits. gloo tells only by waiting that one has."""
+
+
+class Transport(Protocol):
+    """Messages to and from other ranks; `rank` numbers are those of the pipeline's own process group.
+
+    `sent_bytes` counts what has left this process.
+    """
+
+    sent_bytes: int
+
+    def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
+        """Post a receive."""
+        ...
+
+    def ready(self, key: Key) -> bool:
+        """Return whether `receive` would get what it waits for; a transport that blocks says yes."""
+        ...
+
+    def receive(self, key: Key) -> dict[str, Tensor]:
+        """Return a message that was expected, waiting for it where that is possible."""
+        ...
+
+    def give_back(self, tensors: Sequence[Tensor]) -> None:
+        """Say that received tensors are read no more, so that their memory may be used again."""
+        ...
+
+    def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
+        """Send; the tensors must not change until they have arrived, or `flush` has returned."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until everything sent has gone."""
+        ...
+
+
+class LocalTransport:
+    """All stages in this process: a message is handed over as it is."""
+
+    def __init__(self) -> None:
+        self.sent_bytes = 0
+        self._messages: dict[Key, dict[str, Tensor]] = {}
+
+    def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
+        pass
+
+    def ready(self, key: Key) -> bool:
+        return key in self._messages
+
+    def receive(self, key: Key) -> dict[str, Tensor]:
+        return self._messages.pop(key)
+
+    def give_back(self, tensors: Sequence[Tensor]) -> None:
+        pass
+
+    def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
+        assert key not in self._messages, f"{key} is sent twice"
+        self._messages[key] = tensors
+
+    def flush(self) -> None:
+        pass
+
+    def waiting(self) -> list[Key]:
+        """Return what has been sent and not received."""
+        return sorted(self._messages)
+
+
+class GroupTransport:
+    """Rank to rank through a torch.distributed group (gloo or nccl).
+
+    Args:
+        ranks: the global rank of each rank of the pipeline. rank: this one's place among them.
+    """
+
+    def __init__(self, ranks: Sequence[int], rank: int, device: torch.device) -> None:
+        self.sent_bytes = 0
+        self._ranks = list(ranks)
+        self._rank = rank
+        self._device = device
+        self._local = LocalTransport()  # between chunks of this very rank
+        self._expected: dict[Key, tuple[dict[str, Tensor], list[dist.Work]]] = {}
+        self._sent: dict[int, deque[list[tuple[dist.Work, Tensor]]]] = {}
+        self._free: dict[tuple[tuple[int, ...], torch.dtype], list[Tensor]] = {}
+        self._lent: dict[int, Tensor] = {}
+
+    def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
+        if source == self._rank:
+            return
+        tensors, works = {}, []
+        for index, spec in enumerate(specs):
+            tensors[spec.name] = tensor = self._buffer(spec)
+            works.append(dist.irecv(tensor, self._ranks[source], tag=self._tag(key, index)))
+        self._expected[key] = (tensors, works)
+
+    def ready(self, key: Key) -> bool:
+        return True
+
+    def receive(self, key: Key) -> dict[str, Tensor]:
+        if key not in self._expected:
+            return self._local.receive(key)
+        tensors, works = self._expected.pop(key)
+        for work in works:
+            work.wait()
+        return tensors
+
+    def give_back(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            buffer = self._lent.pop(tensor.data_ptr(), None)
+            if buffer is not None:
+                self._free.setdefault((tuple(buffer.shape), buffer.dtype), []).append(buffer)
+
+    def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
+        if target == self._rank:
+            self._local.send(key, tensors, target)
+            return
+        sent = self._sent.setdefault(target, deque())
+        while len(sent) >= _IN_FLIGHT:
+            _wait(sent.popleft())
+        whole = [tensor.contiguous() for tensor in tensors.values()]
+        self.sent_bytes += sum(tensor.numel() * tensor.element_size() for tensor in whole)
+        sent.append(
+            [
+                (dist.isend(tensor, self._ranks[target], tag=self._tag(key, index)), tensor)
+                for index, tensor in enumerate(whole)
+            ]
+        )
+
+    def flush(self) -> None:
+        for sent in self._sent.values():
+            while sent:
+                _wait(sent.popleft())
+
+    def _buffer(self, spec: Spec) -> Tensor:
+        free = self._free.get((spec.shape, spec.dtype))
+        tensor = free.pop() if free else torch.empty(spec.shape, dtype=spec.dtype, device=self._device)
+        self._lent[tensor.data_ptr()] = tensor
+        return tensor
+
+    @staticmethod
+    def _tag(key: Key, index: int) -> int:
+        """Number a message, in the 31 bits that gloo takes: 3 for the kind, 9, 14 and 5 for the rest."""
+        if key.position >= 1 << 9 or key.microbatch >= 1 << 14 or index >= 1 << 5:
+            raise ValueError(f"{key} with tensor {index}: at most 512 positions, 16384 micro-batches, 32 tensors")
+        return ((_KINDS.index(key.kind) << 9 | key.position) << 14 | key.microbatch) << 5 | index
+
+
+def _wait(works: Sequence[tuple[dist.Work, Tensor]]) -> None:
+    for work, _ in works:
+        work.wait()
