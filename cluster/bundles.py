@@ -30,10 +30,26 @@ class Bundles(NamedTuple):
 def check(resources: Mapping[str, float], num_workers: int, strategy: placement.Strategy) -> None:
     """Raise `PlacementFailed` with need versus have when the nodes, were they idle, could not hold the workers."""
     if _trial_group() is None:
-        nodes = inventory.of_cluster()
-        counted = placement.place([resources] * num_workers, nodes, strategy)
-        if not counted.fits:
-            raise PlacementFailed(placement.reason(counted, len(nodes)), placement.table(counted))
+        count(resources, num_workers, strategy)
+
+
+def count(resources: Mapping[str, float], num_workers: int, strategy: placement.Strategy) -> None:
+    """Raise `PlacementFailed` like `check`, also inside a trial: for workers that get a group of their own."""
+    nodes = inventory.of_cluster()
+    counted = placement.place([resources] * num_workers, nodes, strategy)
+    if not counted.fits:
+        raise PlacementFailed(placement.reason(counted, len(nodes)), placement.table(counted))
+
+
+def busy(
+    resources: Mapping[str, float], num_workers: int, strategy: placement.Strategy, timeout_s: float
+) -> PlacementFailed:
+    """Return the error for places that fit but did not become free in time."""
+    counted = placement.place([resources] * num_workers, inventory.of_cluster(), strategy)
+    return PlacementFailed(
+        f"no place for {placement.workers(num_workers)} within {timeout_s:g} s: other work holds what they need",
+        placement.table(counted),
+    )
 
 
 def reserve(
@@ -55,12 +71,7 @@ def reserve(
     try:
         if group.wait(timeout_seconds=timeout_s):
             return bundles
-        nodes = inventory.of_cluster()
-        counted = placement.place([resources] * num_workers, nodes, strategy)
-        raise PlacementFailed(
-            f"no place for {placement.workers(num_workers)} within {timeout_s:g} s: other work holds what they need",
-            placement.table(counted),
-        )
+        raise busy(resources, num_workers, strategy, timeout_s)
     except BaseException:
         release(bundles)
         raise
@@ -72,6 +83,34 @@ def release(bundles: Bundles) -> None:
 
     if bundles.owned:
         remove_placement_group(bundles.group)
+
+
+def made_by(actor_id: str) -> dict[str, str]:
+    """List the placement groups that an actor made, by id, with their states: `PENDING`, `CREATED`, ..., `REMOVED`.
+
+    Only Ray's raw records name the maker. A group outlives the actor that made it, as long as the driver runs.
+    """
+    from ray._private.state import state
+    from ray.core.generated import gcs_pb2
+
+    table = state._connect_and_get_accessor().get_placement_group_table()
+    records = [gcs_pb2.PlacementGroupTableData.FromString(raw) for raw in table]
+    names = gcs_pb2.PlacementGroupTableData.PlacementGroupState.Name
+    return {
+        record.placement_group_id.hex(): names(record.state)
+        for record in records
+        if record.creator_actor_id.hex() == actor_id
+    }
+
+
+def release_made_by(actor_id: str) -> None:
+    """Remove the placement groups that an actor made; what still runs in them is killed."""
+    import ray
+    from ray.util.placement_group import PlacementGroup, remove_placement_group
+
+    for name, state in made_by(actor_id).items():
+        if state != "REMOVED":
+            remove_placement_group(PlacementGroup(ray.PlacementGroupID(bytes.fromhex(name))))
 
 
 def _trial_group() -> Any:

@@ -48,15 +48,10 @@ class Host:
         """
         began = time.perf_counter()
         try:
-            for folder in reversed(sys_path):
-                if folder not in sys.path:
-                    sys.path.insert(0, folder)
-            module, _, name = target.partition(":")
-            factory = getattr(importlib.import_module(module), name)
-            self._instance = factory(**dict(zip(names, values, strict=True)))
+            self._instance = load(target, sys_path)(**dict(zip(names, values, strict=True)))
         except (Exception, SystemExit) as error:
-            return _raised(error)
-        return Done((_address(), os.getpid()), time.perf_counter() - began)
+            return raised(error)
+        return Done((address(), os.getpid()), time.perf_counter() - began)
 
     def call(self, method: str, *args: Any) -> Done | Raised:
         """Call a method of the instance."""
@@ -64,7 +59,7 @@ class Host:
         try:
             value = getattr(self._instance, method)(*args)
         except (Exception, SystemExit) as error:
-            return _raised(error)
+            return raised(error)
         return Done(value, time.perf_counter() - began)
 
     def ping(self) -> int:
@@ -72,13 +67,23 @@ class Host:
         return os.getpid()
 
 
-def _address() -> str:
+def load(target: str, sys_path: Sequence[str]) -> Any:
+    """Import `module:name`, with folders put in front of the import path."""
+    for folder in reversed(sys_path):
+        if folder not in sys.path and os.path.isdir(folder):
+            sys.path.insert(0, folder)
+    module, _, name = target.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def address() -> str:
     """Return the node's address; empty outside Ray, whose own module is there in every worker of Ray."""
     ray = sys.modules.get("ray")
     return str(ray.util.get_node_ip_address()) if ray is not None and ray.is_initialized() else ""
 
 
-def _raised(error: BaseException) -> Raised:
+def raised(error: BaseException) -> Raised:
+    """Turn an exception into text, its traceback without the frame that caught it."""
     inner = error.__traceback__.tb_next if error.__traceback__ else None
     lines = traceback.format_exception(type(error), error, inner)
     return Raised(f"{type(error).__name__}: {error}".rstrip(": "), "".join(lines))

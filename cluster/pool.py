@@ -106,7 +106,7 @@ class RayExecutor:
                 self._resources, self._num_workers, self._strategy, self._start_timeout_s
             )
             self._notify("placed", {"workers": self._num_workers, "resources": self._resources})
-        spec = spec._replace(kwargs={name: _resolve(value) for name, value in spec.kwargs.items()})
+        spec = spec._replace(kwargs={name: resolve(value) for name, value in spec.kwargs.items()})
         self._crew = crew = Crew(self._bundles, self._resources, self._environment, spec, self._notify)
         deadline = time.monotonic() + self._start_timeout_s
         while missing := crew.starting():
@@ -164,7 +164,7 @@ class RayExecutor:
             for slot in crew.ready():
                 if pending and len(slot.queue) == level:
                     index = pending.popleft()
-                    crew.call(slot, index, calls[index].method, [_resolve(value) for value in calls[index].args])
+                    crew.call(slot, index, calls[index].method, [resolve(value) for value in calls[index].args])
 
     def _next(self, crew: Crew) -> tuple[Slot, int, Outcome]:
         """Wait for the next thing to happen, or raise saying who is missing."""
@@ -218,7 +218,8 @@ class RayExecutor:
         self.close()
 
 
-def _resolve(value: Any) -> Any:
+def resolve(value: Any) -> Any:
+    """Return a shared value's reference, and anything else as it is."""
     if not isinstance(value, Shared):
         return value
     if value.ref is None:
