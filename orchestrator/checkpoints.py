@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from orchestrator.engines.rounds import RoundsState
+from orchestrator.engines.base import RunState
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from strategies.federated.clock import Ticket
 from trainers import wire
@@ -85,7 +85,7 @@ class CheckpointStore:
                 ]
             ) from error
 
-    def save(self, state: RoundsState) -> CheckpointInfo:
+    def save(self, state: RunState) -> CheckpointInfo:
         """Write the state as a checkpoint, then delete those before it beyond the newest `keep`."""
         folder = posixpath.join(self._root, f"step-{state.step:06d}")
         if self._fs.get_file_info(folder).type != fs.FileType.NotFound:
@@ -124,7 +124,7 @@ class CheckpointStore:
                 found.append(int(match[1]))
         return sorted(found)
 
-    def load(self, step: int) -> RoundsState:
+    def load(self, step: int) -> RunState:
         """Read one checkpoint.
 
         Raises:
@@ -147,9 +147,9 @@ class CheckpointStore:
         for key, tensor in trees["server.arrow"].items():
             slot, name = key.split("/", 1)
             server.setdefault(slot, {})[name] = tensor
-        return RoundsState(step, trees["model.arrow"], server, now_s, started, tickets)
+        return RunState(step, trees["model.arrow"], server, now_s, started, tickets)
 
-    def newest(self, notify: Callable[[str], None] = lambda message: None) -> RoundsState | None:
+    def newest(self, notify: Callable[[str], None] = lambda message: None) -> RunState | None:
         """Read the newest checkpoint that is whole, saying which newer ones were damaged; `None` without any.
 
         Raises:

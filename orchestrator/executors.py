@@ -6,13 +6,16 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.errors import PlacementFailed, Unreachable
 from cluster.executor import Executor, Notify
 from cluster.inline import InlineExecutor
-from orchestrator.config.schema import Cluster, Experiment
+from orchestrator.config.schema import Cluster, Experiment, Pipeline
 from orchestrator.errors import PlacementError
+
+if TYPE_CHECKING:
+    from cluster.gang import Gang
 
 
 @contextmanager
@@ -44,6 +47,39 @@ def open_executor(experiment: Experiment, notify: Notify) -> Iterator[Executor]:
             ) as executor,
         ):
             yield executor
+
+
+@contextmanager
+def open_gang(experiment: Experiment, notify: Notify, sys_path: tuple[str, ...]) -> Iterator[Gang | None]:
+    """Connect as the experiment says and yield a gang of as many ranks as its strategy has; None without workers.
+
+    Raises:
+        PlacementError: when the cluster cannot be reached, or cannot hold the ranks: need versus have.
+    """
+    section, strategy = experiment.cluster, experiment.strategy
+    assert isinstance(strategy, Pipeline)
+    if section.workers == 0:
+        yield None
+        return
+    from cluster.connect import connect
+    from cluster.gang import Gang
+
+    with (
+        placement_errors(section),
+        connect(section.address, notify=notify, runtime_env=code_to_send(experiment)),
+        Gang(
+            strategy.num_ranks,
+            section.resources_per_worker,
+            section.placement,
+            backend="nccl" if section.device == "cuda" else "gloo",
+            threads=section.threads_per_worker,
+            start_timeout_s=section.start_timeout_s,
+            stall_timeout_s=section.stall_timeout_s,
+            notify=notify,
+            paths=sys_path,
+        ) as gang,
+    ):
+        yield gang
 
 
 def code_to_send(experiment: Experiment) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import load_experiment
 from orchestrator.config.schema import Experiment
-from orchestrator.engines.rounds import RoundsEngine, RoundsState, StepReport
+from orchestrator.engines.base import Engine, RunState, StepReport
 from orchestrator.errors import OrchestratorError, ResumeError, WorkerError
 from orchestrator.executors import describe
 from orchestrator.interrupts import Interrupts
@@ -35,13 +35,12 @@ if TYPE_CHECKING:
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after saving its state; its directory can be resumed."""
 
-    def __init__(self, run_dir: Path, step: int) -> None:
-        super().__init__(run_dir, step)
-        self.run_dir = run_dir
-        self.step = step
+    def __init__(self, run_dir: Path, step: int, unit: str = "round") -> None:
+        super().__init__(run_dir, step, unit)
+        self.run_dir, self.step, self.unit = run_dir, step, unit
 
     def __str__(self) -> str:
-        return f"interrupted after round {self.step}; go on with: orchestrator resume {self.run_dir}"
+        return f"interrupted after {self.unit} {self.step}; go on with: orchestrator resume {self.run_dir}"
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,14 @@ class RunResult:
 
     Args:
         run_dir: its directory. status: FINISHED, or STOPPED when a search ended it early.
-        step: the last step. metrics: the last value of every metric.
+        step: the last step. metrics: the last value of every metric. unit: what a step is called.
     """
 
     run_dir: Path
     status: str
     step: int
     metrics: Mapping[str, float]
+    unit: str = "round"
 
     def history(self) -> pa.Table:
         """Return every metric of every step: columns step, wall_s, virtual_s, scope, name, value."""
@@ -69,7 +69,7 @@ class RunResult:
         state = checkpoint_store(experiment, directory).newest()
         if state is None:
             raise ResumeError(f"{self.run_dir} holds no checkpoint", "run it again with a smaller checkpoint.every")
-        return dict(state.model)
+        return dict(state.model or {})
 
 
 @dataclass(frozen=True)
@@ -100,20 +100,20 @@ class Life:
     trial: Trial | None
     directory: RunDirectory | None = None
     early: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
-    latest: RoundsState | None = None
+    latest: RunState | None = None
     saved_step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def notify(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Record what the executor tells; before the directory exists it is kept until it does."""
-        if kind in ("worker_lost", "worker_replaced", "joined_job"):
+        if kind in ("worker_lost", "worker_replaced", "gang_restarted", "gang_recovered", "joined_job"):
             self.progress.message(f"{kind.replace('_', ' ')}: {describe(fields)}", important=True)
         if self.directory is None:
             self.early.append((kind, fields))
         else:
             self.directory.event(kind, **fields)
 
-    def go(self, engine: RoundsEngine, state: RoundsState | None, *, resumed: bool = False) -> RunResult:
+    def go(self, engine: Engine, state: RunState | None, *, resumed: bool = False) -> RunResult:
         """Train from `state` (None: from the start) to the end, and close the directory whatever happens."""
         directory = self.directory
         assert directory is not None
@@ -133,23 +133,24 @@ class Life:
             except KeyboardInterrupt:
                 with suppress(KeyboardInterrupt):  # a second one, held back until the end was written
                     self._end(directory, tracker, store, "KILLED")
-                raise RunInterrupted(directory.path, self.saved_step) from None
+                raise RunInterrupted(directory.path, self.saved_step, self.experiment.strategy.unit) from None
             except BaseException as error:
                 with suppress(KeyboardInterrupt):
                     self._end(directory, tracker, store, "FAILED", error)
                 raise
             self._end(directory, tracker, store, "FINISHED")
         step = directory.manifest["step"]
-        return RunResult(directory.path, "STOPPED" if stopped else "FINISHED", step, dict(self.metrics))
+        status, unit = "STOPPED" if stopped else "FINISHED", self.experiment.strategy.unit
+        return RunResult(directory.path, status, step, dict(self.metrics), unit)
 
     def _starting_state(
         self,
-        engine: RoundsEngine,
+        engine: Engine,
         store: CheckpointStore,
-        state: RoundsState | None,
+        state: RunState | None,
         resumed: bool,
         directory: RunDirectory,
-    ) -> RoundsState:
+    ) -> RunState:
         store.probe()
         if state is None and self.trial is not None and self.trial.start_from is not None:
             folder, _, name = str(self.trial.start_from).rpartition("/")
@@ -160,32 +161,38 @@ class Life:
             directory.event("resumed", from_step=max(begin, 0))
             history = [*directory.manifest.get("resumed", []), {"from_step": max(begin, 0), "pid": os.getpid()}]
             directory.update_manifest(status="RUNNING", resumed=history, error={})
-            self.progress.message(f"resuming after round {max(begin, 0)}")
+            self.progress.message(f"resuming after {self.experiment.strategy.unit} {max(begin, 0)}")
         if state is not None:
             self.saved_step = state.step
         return state if state is not None else engine.initial_state()
 
     def _train(
         self,
-        engine: RoundsEngine,
+        engine: Engine,
         store: CheckpointStore,
         directory: RunDirectory,
         tracker: Tracker | None,
-        state: RoundsState,
+        state: RunState,
     ) -> bool:
         """Run the steps; return whether a search ended them early."""
-        every, last = self.experiment.checkpoint.every, self.experiment.strategy.algorithm.rounds
+        every, last = self.experiment.checkpoint_every, self.experiment.strategy.num_steps
         began = time.monotonic() - _wall_s(directory)
         self.latest = state
+        stop = False
         for report in engine.steps(state):
             with self.interrupts.deferred():
-                state = self.latest = report.state
+                state = report.state
+                if state.whole:
+                    self.latest = state
                 self._record(directory, tracker, report, time.monotonic() - began)
-                stop = bool(self.trial and self.trial.on_step and self.trial.on_step(report, directory))
-                if (state.step and state.step % every == 0) or state.step == last or stop:
+                if not stop and self.trial and self.trial.on_step and self.trial.on_step(report, directory):
+                    stop = True
+                    engine.finish_early()
+                due = (state.step and state.step % every == 0) or state.step == last or stop
+                if state.whole and due:
                     self._checkpoint(directory, store, state)
                 directory.update_manifest(step=state.step, metrics=dict(self.metrics))
-            if stop:
+            if stop and state.whole:
                 return True
         return False
 
@@ -197,13 +204,15 @@ class Life:
             if client.failed:
                 directory.event("client_dropped", step=step, client=client.client, reason=client.failed)
                 self.progress.message(f"round {step}: client {client.client} dropped: {client.failed}", important=True)
+        for kind, fields in report.events:
+            directory.event(kind, **fields)
         directory.log(step, wall_s, now_s, report.values)
         if tracker is not None:
             tracker.log(step, report.values)
         self.metrics.update(report.values)
         self.progress.step(step, report.values, now_s)
 
-    def _checkpoint(self, directory: RunDirectory, store: CheckpointStore, state: RoundsState) -> None:
+    def _checkpoint(self, directory: RunDirectory, store: CheckpointStore, state: RunState) -> None:
         info = store.save(state)
         self.saved_step = state.step
         directory.event("checkpoint", step=info.step, path=info.path, num_bytes=info.num_bytes)

@@ -8,33 +8,39 @@ from typing import TYPE_CHECKING
 from orchestrator.progress import size
 
 if TYPE_CHECKING:
+    from orchestrator.pipeline_plan import PipelinePlan
     from orchestrator.planning import Plan
 
 
 def page(plan: Plan) -> Iterator[str]:
     """Yield the lines of a plan, section by section."""
-    yield from _section("experiment", plan.text.rstrip().splitlines())
+    yield from section("experiment", plan.text.rstrip().splitlines())
     if plan.changed:
-        yield from _section("changed", plan.changed)
-    yield from _section("placement", _placement(plan))
-    yield from _section("memory of one worker, estimated", _memory(plan))
-    yield from _section("memory of the driver and its object store", _rows(plan.driver_bytes))
-    yield from _section("one round", _round(plan))
-    if plan.problems:
-        yield "does not fit:"
-        yield from (f"  {problem}" for problem in plan.problems)
-        yield "  ask for less: cluster.workers=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
-    else:
+        yield from section("changed", plan.changed)
+    yield from section("placement", placement_lines(plan))
+    yield from section("memory of one worker, estimated", _memory(plan))
+    yield from section("memory of the driver and its object store", _rows(plan.driver_bytes))
+    yield from section("one round", _round(plan))
+    yield from verdict(plan.problems, "cluster.workers=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0")
+
+
+def verdict(problems: list[str], hint: str) -> Iterator[str]:
+    """Yield whether the plan fits, and else why not and what to ask for."""
+    if not problems:
         yield "fits. Nothing was started."
+        return
+    yield "does not fit:"
+    yield from (f"  {problem}" for problem in problems)
+    yield f"  ask for less: {hint}"
 
 
-def _section(title: str, lines: list[str]) -> Iterator[str]:
+def section(title: str, lines: list[str]) -> Iterator[str]:
     yield f"-- {title} {'-' * max(0, 76 - len(title))}"
     yield from lines
     yield ""
 
 
-def _placement(plan: Plan) -> list[str]:
+def placement_lines(plan: Plan | PipelinePlan) -> list[str]:
     from cluster import placement
 
     cluster = plan.experiment.cluster

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import Loaded, load_experiment, to_yaml
-from orchestrator.config.schema import Experiment
+from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.errors import PlacementError
 from orchestrator.progress import size
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from cluster.inventory import Node
     from cluster.placement import Placement
+    from orchestrator.pipeline_plan import PipelinePlan
     from orchestrator.preparing import Prepared
     from trainers.local import LocalSettings
 
@@ -96,7 +97,7 @@ class Plan:
             console.print(line, markup=False)
 
 
-def plan(source: Experiment | Loaded | Any) -> Plan:
+def plan(source: Experiment | Loaded | Any) -> Plan | PipelinePlan:
     """Work out what a run would do.
 
     Raises:
@@ -112,10 +113,14 @@ def plan(source: Experiment | Loaded | Any) -> Plan:
         loaded = source if isinstance(source, Loaded) else load_experiment(source)
     prepared = prepare(loaded)
     experiment = loaded.experiment
+    if isinstance(experiment.strategy, Pipeline):
+        from orchestrator.pipeline_plan import plan_pipeline
+
+        return plan_pipeline(loaded, prepared)
     settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
     memory, traffic = _memory(prepared, settings), _traffic(prepared, settings)
     driver = _driver(prepared, traffic)
-    nodes, placement = _placement(experiment)
+    nodes, placement = placement_of(experiment)
     return Plan(
         experiment,
         loaded.text,
@@ -133,24 +138,25 @@ def plan(source: Experiment | Loaded | Any) -> Plan:
 # ---------------------------------------------------------------------------------------------------- placement
 
 
-def _placement(experiment: Experiment) -> tuple[list[Node], Placement | None]:
+def placement_of(experiment: Experiment) -> tuple[list[Node], Placement | None]:
     from cluster import inventory, placement
     from orchestrator.executors import placement_errors
 
     section = experiment.cluster
-    if section.workers == 0:
+    workers = experiment.num_workers
+    if workers == 0:
         return [inventory.local()], None
     if section.address == "local":
         from cluster.connect import inside_job
 
         if not inside_job():
             nodes = [inventory.local()]
-            return nodes, placement.place([section.resources_per_worker] * section.workers, nodes, section.placement)
+            return nodes, placement.place([section.resources_per_worker] * workers, nodes, section.placement)
     from cluster.connect import connect
 
     with placement_errors(section), connect(section.address, log_to_driver=False):
         nodes = inventory.of_cluster()
-    return nodes, placement.place([section.resources_per_worker] * section.workers, nodes, section.placement)
+    return nodes, placement.place([section.resources_per_worker] * workers, nodes, section.placement)
 
 
 def _problems(nodes: list[Node], placed: Placement | None, memory: Memory, driver: Mapping[str, int]) -> list[str]:
@@ -232,20 +238,13 @@ def _activations(prepared: Prepared) -> tuple[float, float]:
 
 
 def _optimizer_bytes(prepared: Prepared, settings: LocalSettings) -> int:
-    """Bytes of the optimizer's state, measured on a tiny parameter and scaled to the model."""
+    """Bytes of the optimizer's state."""
     import torch
 
     from trainers import optimizers
 
-    probe = torch.nn.Parameter(torch.zeros(32, 32, dtype=getattr(torch, _dtype(prepared))))
-    optimizer = optimizers.build(settings.optimizer, [probe])
-    probe.grad = torch.zeros_like(probe)
-    optimizer.step()
-    held = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    copies = sum(value.numel() * value.element_size() for value in held if value.numel() > 1) / (
-        probe.numel() * probe.element_size()
-    )
     trained = [parameter for parameter in prepared.model.parameters() if parameter.requires_grad]
+    copies = optimizers.copies(settings.optimizer, getattr(torch, _dtype(prepared)))
     return int(copies * sum(parameter.numel() * parameter.element_size() for parameter in trained))
 
 

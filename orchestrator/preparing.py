@@ -15,7 +15,7 @@ from torch import nn
 
 from cluster.inventory import memory_bytes
 from orchestrator.config import Loaded, Origins
-from orchestrator.config.schema import Experiment, OwnModel, Synthetic
+from orchestrator.config.schema import Experiment, Federated, OwnModel, Pipeline, Synthetic
 from orchestrator.errors import ConfigError, Problem
 from strategies.partition import Partition, partition
 from strategies.seeds import generator, integer
@@ -26,11 +26,15 @@ from trainers.targets import TargetError, resolve
 
 
 class Prepared(NamedTuple):
-    """What a run starts with."""
+    """What a run starts with.
+
+    Args:
+        partition: of the data among clients; None where a strategy has none.
+    """
 
     experiment: Experiment
     dataset: Dataset
-    partition: Partition
+    partition: Partition | None
     model: nn.Module
 
 
@@ -49,17 +53,17 @@ def prepare(source: Experiment | Loaded) -> Prepared:
     if problems:
         raise ConfigError(problems)
     dataset = _dataset(experiment, where)
-    problems = []
+    problems = [*_batch(experiment, dataset, where)]
     divided = built = None
     try:
-        divided = _partition(experiment, dataset, where)
+        divided = _partition(experiment, dataset, where) if isinstance(experiment.strategy, Federated) else None
     except ConfigError as error:
         problems += error.problems
     try:
         built = _model(experiment, dataset, where)
     except ConfigError as error:
         problems += error.problems
-    if divided is None or built is None:
+    if problems or built is None:
         raise ConfigError(problems)
     return Prepared(experiment, dataset, divided, built)
 
@@ -69,8 +73,9 @@ def prepare(source: Experiment | Loaded) -> Prepared:
 
 def _optimizer(experiment: Experiment, where: Origins) -> Iterator[Problem]:
     """Look the optimizer and its arguments up in torch; with arguments that only torch knows, take a first step."""
-    section = experiment.strategy.client.optimizer.model_dump()
-    here = "strategy.client.optimizer"
+    strategy = experiment.strategy
+    trains, at = (strategy.client, "strategy.client") if isinstance(strategy, Federated) else (strategy, "strategy")
+    section, here = trains.optimizer.model_dump(), f"{at}.optimizer"
     parameter = nn.Parameter(torch.zeros(2, 2, dtype=getattr(torch, experiment.model.dtype)))
     try:
         optimizers.resolve(section)
@@ -163,6 +168,15 @@ def _dataset(experiment: Experiment, where: Origins) -> Dataset:
         raise ConfigError([Problem(where("data"), "data", message, "give a smaller part of it")]) from error
 
 
+def _batch(experiment: Experiment, dataset: Dataset, where: Origins) -> Iterator[Problem]:
+    """Hold a pipeline's batch against the data."""
+    strategy, have = experiment.strategy, len(dataset.train_y)
+    if isinstance(strategy, Pipeline) and strategy.batch_size > have:
+        path = "strategy.batch_size"
+        message = f"got {strategy.batch_size}, expected at most the {have} examples of {dataset.name}"
+        yield Problem(where(path), path, message, f"{path}={have}")
+
+
 def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Partition:
     section = experiment.data.partition
     here = "data.partition"
@@ -200,9 +214,22 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
                 raise ModelError(message, "make it narrower")
         model = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
         models.check(model, dataset, section)
+        if isinstance(experiment.strategy, Pipeline):
+            _chain(model, experiment.strategy, where)
     except ModelError as error:
         raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch's way to say that memory is out
         message = f"cannot be built: {str(error).splitlines()[0]}"
         raise ConfigError([Problem(where("model"), "model", message, "make it smaller")]) from error
     return model
+
+
+def _chain(model: nn.Module, strategy: Pipeline, where: Origins) -> None:
+    """Refuse a model that cannot be cut into as many pieces as asked for."""
+    from trainers.pipeline.layers import chain
+
+    num_layers = len(chain(model).layers)
+    if num_layers < strategy.num_positions:
+        path = "strategy.stages"
+        message = f"got {strategy.num_positions} pieces to cut {num_layers} layers into"
+        raise ConfigError([Problem(where(path), path, message, f"at most {num_layers}, or a deeper model")])

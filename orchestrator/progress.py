@@ -5,12 +5,16 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from orchestrator.config.schema import Experiment
 
 _ROWS = 12
 
@@ -20,16 +24,25 @@ class Progress:
 
     Args:
         num_steps: the last step. quiet: show nothing but messages marked as important.
+        unit: what a step is called.
         console: where to; standard error by default, so that standard output stays free for results.
     """
 
-    def __init__(self, num_steps: int, *, quiet: bool = False, console: Console | None = None) -> None:
+    def __init__(
+        self, num_steps: int, *, quiet: bool = False, console: Console | None = None, unit: str = "round"
+    ) -> None:
+        self._unit = unit
         self.console = console or Console(stderr=True, soft_wrap=True, highlight=False)
         self._num_steps = num_steps
         self._quiet = quiet
         self._rows: deque[tuple[int, Mapping[str, float], float]] = deque(maxlen=_ROWS)
         self._began, self._first = time.monotonic(), 0
         self._live: Live | None = None
+
+    @classmethod
+    def of(cls, experiment: Experiment, *, quiet: bool = False) -> Progress:
+        """Return the progress of an experiment's run."""
+        return cls(experiment.strategy.num_steps, quiet=quiet, unit=experiment.strategy.unit)
 
     def __enter__(self) -> Progress:
         return self
@@ -56,11 +69,15 @@ class Progress:
         self._rows.append((step, values, virtual_s))
         if self._live is not None:
             self._live.update(self._table())
-        elif not self._quiet:
+        elif not self._quiet and self._worth_a_line(step, values):
             self.console.print(Text(self._line(step, values, virtual_s)))
 
+    def _worth_a_line(self, step: int, values: Mapping[str, float]) -> bool:
+        """Steps that were evaluated, and of the others a hundred at most."""
+        return "test/loss" in values or step % max(1, self._num_steps // 100) == 0
+
     def _line(self, step: int, values: Mapping[str, float], virtual_s: float) -> str:
-        parts = [f"round {step:>{len(str(self._num_steps))}}/{self._num_steps}"]
+        parts = [f"{self._unit} {step:>{len(str(self._num_steps))}}/{self._num_steps}"]
         parts += [f"{label} {text}" for label, text in _cells(values, virtual_s) if text]
         if step < self._num_steps:
             parts.append(f"left {self._left(step)}")
@@ -79,7 +96,7 @@ class Progress:
         bar.add_column(no_wrap=True)
         bar.add_row(
             ProgressBar(total=max(1, self._num_steps), completed=step, width=40),
-            f"{step}/{self._num_steps} rounds, {self._left(step)} left",
+            f"{step}/{self._num_steps} {self._unit}s, {self._left(step)} left",
         )
         return Group(self._figures(), bar)
 
@@ -89,7 +106,7 @@ class Progress:
         wide = self.console.options.update(width=1000)
         for num_columns in range(len(labels), -1, -1):
             table = Table(box=None, padding=(0, 2), header_style="dim")
-            for label in ("round", *labels[:num_columns]):
+            for label in (self._unit, *labels[:num_columns]):
                 table.add_column(label, justify="right", no_wrap=True)
             for step, values, virtual_s in self._rows:
                 table.add_row(str(step), *(text for _, text in _cells(values, virtual_s)[:num_columns]))
@@ -106,9 +123,9 @@ def _cells(values: Mapping[str, float], virtual_s: float) -> list[tuple[str, str
         ("accuracy", figure("test/accuracy", ".4f")),
         ("loss", figure("test/loss", ".4f")),
         ("train loss", figure("train/loss", ".4f")),
-        ("s", figure("time/round_s", ".2f")),
+        ("s", figure("time/round_s", ".2f") or figure("time/step_s", ".2f")),
         ("up", size(values["comm/uplink_bytes"]) if "comm/uplink_bytes" in values else ""),
-        ("virtual", duration(virtual_s)),
+        ("virtual", duration(virtual_s) if virtual_s else ""),
     ]
 
 

@@ -16,21 +16,23 @@ from typing import Any
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import format_override, load_experiment, to_yaml
 from orchestrator.config.schema import Experiment
-from orchestrator.engines.rounds import RoundsEngine
+from orchestrator.engines.base import Engine
+from orchestrator.engines.opening import open_engine
 from orchestrator.environment import environment
 from orchestrator.errors import ResumeError
-from orchestrator.executors import open_executor
 from orchestrator.files import to_json, write_whole
 from orchestrator.interrupts import Interrupts
 from orchestrator.life import Life, RunInterrupted, RunResult, Trial, checkpoint_store
-from orchestrator.partition_summary import summarise
-from orchestrator.preparing import Prepared, prepare
+from orchestrator.preparing import prepare
 from orchestrator.progress import Progress
 from orchestrator.rundir import RunDirectory
 
 __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
 
-RESUMABLE = ("cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds")
+RESUMABLE = (
+    "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
+    "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory", "strategy.restarts",
+)  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 
 
@@ -66,15 +68,14 @@ def run(
     loaded = load_experiment(config, overrides)
     experiment = loaded.experiment
     prepared = prepare(loaded)
-    with Interrupts() as interrupts, Progress(experiment.strategy.algorithm.rounds, quiet=quiet) as progress:
+    with Interrupts() as interrupts, Progress.of(experiment, quiet=quiet) as progress:
         for line in loaded.changed:
             progress.message(f"changed  {line}")
         life = Life(experiment, progress, interrupts, trial)
-        with open_executor(experiment, life.notify) as executor:
-            engine = RoundsEngine(experiment, prepared, executor, _user_paths())
+        with open_engine(prepared, interrupts, life.notify, _user_paths(), loaded.where) as engine:
             if experiment.checkpoint.storage:
                 CheckpointStore(experiment.checkpoint.storage, experiment.checkpoint.keep).probe()
-            life.directory = _create_directory(experiment, prepared, trial)
+            life.directory = _create_directory(experiment, engine, trial)
             return life.go(engine, None)
 
 
@@ -102,28 +103,35 @@ def resume_run(
         )
     loaded = load_experiment(directory.path / "config.resolved.yaml", overrides)
     experiment = loaded.experiment
-    num_steps = experiment.strategy.algorithm.rounds
-    with directory.lock(), Interrupts() as interrupts, Progress(num_steps, quiet=quiet) as progress:
+    schedule = getattr(experiment.strategy, "learning_rate", None)
+    if schedule is not None and schedule.name != "constant" and any(c.startswith("strategy.steps=") for c in overrides):
+        raise ResumeError(
+            f"strategy.steps would change the learning rate of steps already done, {schedule.name} over all steps",
+            "start a new run, or use a constant learning rate",
+        )
+    num_steps = experiment.strategy.num_steps
+    with directory.lock(), Interrupts() as interrupts, Progress.of(experiment, quiet=quiet) as progress:
         state = checkpoint_store(experiment, directory).newest(lambda text: progress.message(text, important=True))
         if state is not None and state.step >= num_steps and directory.manifest["status"] == "FINISHED":
             return _deliver_only(directory, experiment, progress)
         prepared = prepare(loaded)
         life = Life(experiment, progress, interrupts, trial)
-        with open_executor(experiment, life.notify) as executor:
-            engine = RoundsEngine(experiment, prepared, executor, _user_paths())
+        with open_engine(prepared, interrupts, life.notify, _user_paths(), loaded.where) as engine:
             life.directory = directory
+            write_whole(directory.path / "partition.json", to_json(engine.summary()))
             return life.go(engine, state, resumed=True)
 
 
-def _create_directory(experiment: Experiment, prepared: Prepared, trial: Trial | None) -> RunDirectory:
+def _create_directory(experiment: Experiment, engine: Engine, trial: Trial | None) -> RunDirectory:
     text, facts = to_yaml(experiment), environment()
-    summary = to_json(summarise(experiment, prepared))
+    summary = to_json(engine.summary())
     manifest: dict[str, Any] = {
         "kind": "run",
         "status": "RUNNING",
         "seed": experiment.seed,
         "step": 0,
-        "num_steps": experiment.strategy.algorithm.rounds,
+        "num_steps": experiment.strategy.num_steps,
+        "unit": experiment.strategy.unit,
         "command": " ".join(sys.argv),
         **facts,
     }
@@ -163,7 +171,8 @@ def _deliver_only(directory: RunDirectory, experiment: Experiment, progress: Pro
         important=True,
     )
     manifest = directory.manifest
-    return RunResult(directory.path, "FINISHED", manifest["step"], manifest.get("metrics", {}))
+    unit = experiment.strategy.unit
+    return RunResult(directory.path, "FINISHED", manifest["step"], manifest.get("metrics", {}), unit)
 
 
 def _make_importable() -> None:

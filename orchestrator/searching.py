@@ -141,7 +141,7 @@ class Searching:
         drawn = search_space.draw(self.search, self.experiment.seed)
         members = [population.Member(number, params) for number, params in enumerate(drawn)]
         num_trials = len(members)
-        ends = population.intervals(self.experiment.strategy.algorithm.rounds, algorithm.interval_rounds)
+        ends = population.intervals(self.experiment.strategy.num_steps, algorithm.interval_rounds)
         for step in ends:
             self.directory.update_manifest(num_trials=num_trials)
             self.progress.more(num_trials)
@@ -308,7 +308,7 @@ def setting_of(
         storage = f"{checkpoint.storage.rstrip('/')}/{directory.manifest['id']}"
         checkpoint = checkpoint.model_copy(update={"storage": storage})
     if isinstance(search.algorithm, Pbt):  # what others copy from must last until all have met again
-        keep = max(checkpoint.keep, search.algorithm.interval_rounds // checkpoint.every + 2)
+        keep = max(checkpoint.keep, search.algorithm.interval_rounds // experiment.checkpoint_every + 2)
         checkpoint = checkpoint.model_copy(update={"keep": keep})
     changes["checkpoint"] = checkpoint
     plain = experiment.model_copy(update=changes).model_dump()
@@ -322,8 +322,9 @@ def setting_of(
 
 def most_rounds(experiment: Experiment) -> int:
     """Return the rounds of the longest trial, since rounds may be searched, too."""
-    search, rounds = experiment.search, experiment.strategy.algorithm.rounds
+    search, rounds = experiment.search, experiment.strategy.num_steps
     assert search is not None
-    if "strategy.algorithm.rounds" not in search.space:
+    field = experiment.strategy.steps_field
+    if field not in search.space:
         return rounds
-    return int(max(search_space.kind_of(search.space["strategy.algorithm.rounds"])[1]))
+    return int(max(search_space.kind_of(search.space[field])[1]))

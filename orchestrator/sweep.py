@@ -188,7 +188,7 @@ def write_best(directory: RunDirectory, experiment: Experiment, best: TrialResul
     """Write the best trial as an experiment file that repeats it, and return its path."""
     repeated = set_params(experiment, dict(best.params))
     repeated = repeated.model_copy(update={"name": f"{experiment.name[:95]}-best"})
-    number, ran = best.number, f"after round {best.step} of {repeated.strategy.algorithm.rounds}"
+    number, ran = best.number, f"after round {best.step} of {repeated.strategy.num_steps}"
     manifest = RunDirectory.open(best.run_dir).manifest
     header = [
         f"# Trial {number} of {directory.path.name}: {metric} {best.value!r} {ran}.",

@@ -33,7 +33,7 @@ from cluster import trials
 from cluster.connect import connect
 from orchestrator import search_space, sweep
 from orchestrator.config import format_override, load_experiment, to_yaml
-from orchestrator.config.schema import Asha, Experiment, Optuna, Search
+from orchestrator.config.schema import Asha, Experiment, Optuna, Pipeline, Search
 from orchestrator.errors import ConfigError, PlacementError, Problem, ResumeError
 from orchestrator.executors import code_to_send, placement_errors
 from orchestrator.files import write_whole
@@ -112,8 +112,8 @@ def _search(
             if connection.address.startswith("ray://"):
                 message = "a search writes its trials into a folder on a node, and ray:// leaves this process on none"
                 raise PlacementError(message, "send it there: orchestrator submit EXP --address http://HEAD:8265")
-            fitting = trials.fitting(section.resources_per_worker, section.workers, section.placement, num_trials)
-        at_once = min(fitting, search.concurrent or num_trials)
+            each, wanted = section.resources_per_worker, search.concurrent or num_trials
+            at_once = trials.fitting(each, experiment.num_workers, section.placement, wanted)
         if directory is None:
             directory = sweep.create(experiment, root, num_trials)
             stack.enter_context(directory.lock())
@@ -190,7 +190,9 @@ class _Launcher:
     def __call__(self, tasks: Iterator[Task | None], more: range, watch: Watch) -> None:
         search, section = self._experiment.search, self._experiment.cluster
         assert search is not None
-        group = trials.group(section.resources_per_worker, section.workers, section.placement)
+        gang = isinstance(self._experiment.strategy, Pipeline) and section.workers > 0  # has places of its own
+        held = ({}, 0) if gang else (section.resources_per_worker, section.workers)
+        group = trials.group(*held, section.placement)
         trainable = ray_tune.with_resources(ray_tune.with_parameters(SweepTrial, setting=self._setting), group)
         ended = [
             trial
@@ -254,13 +256,11 @@ class _Optuna:
 
         self._domains = {field: search_space.kind_of(domain) for field, domain in search.space.items()}
         space = {field: _distribution(*domain) for field, domain in self._domains.items()}
-        log = logging.getLogger("optuna")
-        level = log.level
+        level = (log := logging.getLogger("optuna")).level
         log.setLevel(logging.WARNING)  # it says that it made a study
         try:
-            self.searcher = OptunaSearch(
-                OptunaSearch.convert_search_space(space), metric="value", mode=search.mode,
-                seed=seed % 2**32)  # fmt: skip
+            given = OptunaSearch.convert_search_space(space)
+            self.searcher = OptunaSearch(given, metric="value", mode=search.mode, seed=seed % 2**32)
         finally:
             log.setLevel(level)
 

@@ -208,6 +208,6 @@ def _told(result: RunResult, quiet: bool) -> int:
         shown = [
             f"{name} {result.metrics[name]:.4f}" for name in ("test/accuracy", "test/loss") if name in result.metrics
         ]
-        click.echo("  ".join([f"{result.status} after round {result.step}", *shown]), err=True)
+        click.echo("  ".join([f"{result.status} after {result.unit} {result.step}", *shown]), err=True)
     click.echo(str(result.run_dir))
     return 0

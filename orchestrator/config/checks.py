@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.config.document import Path
-from orchestrator.config.schema import Experiment, Parquet, Synthetic
+from orchestrator.config.schema import Cluster, Experiment, Federated, Parquet, Pipeline, Synthetic
 
 
 class Finding(NamedTuple):
@@ -56,6 +56,8 @@ def _clients(experiment: Experiment) -> int | None:
 
 
 def _cohort(experiment: Experiment) -> Iterator[Finding]:
+    if not isinstance(experiment.strategy, Federated):
+        return
     cohort, clients = experiment.strategy.algorithm.cohort, _clients(experiment)
     if cohort != "all" and clients is not None and cohort > clients:
         yield Finding(
@@ -67,6 +69,8 @@ def _cohort(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _epochs_or_steps(experiment: Experiment) -> Iterator[Finding]:
+    if not isinstance(experiment.strategy, Federated):
+        return
     client = experiment.strategy.client
     if client.epochs != 1 and client.steps is not None:  # 1 is what a resolved file says of every run in steps
         yield Finding(
@@ -96,7 +100,7 @@ def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
 
 def _enough_examples(experiment: Experiment) -> Iterator[Finding]:
     data, clients = experiment.data, _clients(experiment)
-    if clients is None:
+    if clients is None or not isinstance(experiment.strategy, Federated):
         return
     generated = data.examples if isinstance(data, Synthetic) else None
     if data.limit is not None and generated is not None and data.limit > generated:
@@ -133,6 +137,32 @@ def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
         what = "has no shape [channels, height, width]" if name == "parquet" else "has no images"
         hint = "data.shape=[1, 28, 28], or model={name: mlp}" if name == "parquet" else "model={name: mlp}"
         yield Finding(here, f"got {model!r}, which needs images; {name} {what}", hint, reads)
+
+
+# ----------------------------------------------------------------------------------------------------- pipeline
+
+
+def _pipeline(experiment: Experiment) -> Iterator[Finding]:
+    strategy = experiment.strategy
+    if not isinstance(strategy, Pipeline):
+        return
+    here = ("strategy", "partition")
+    if not isinstance(strategy.partition, str) and len(strategy.partition) != strategy.num_positions:
+        chunked = f" and {strategy.chunks} chunks" if strategy.num_positions != strategy.stages else ""
+        message = f"got {len(strategy.partition)} numbers of layers for {strategy.stages} stages{chunked}"
+        yield Finding(here, message, f"give {strategy.num_positions}, or time", (("strategy", "stages"),))
+    if strategy.batch_size < strategy.replicas:
+        message = f"got {strategy.batch_size} examples for {strategy.replicas} replicas"
+        hint = f"strategy.batch_size={strategy.replicas}"
+        yield Finding(("strategy", "batch_size"), message, hint, (("strategy", "replicas"),))
+    if strategy.recompute == "fit" and strategy.stage_memory is None:
+        message = "got 'fit', but strategy.stage_memory says no limit"
+        yield Finding(("strategy", "stage_memory"), message, "strategy.stage_memory=2000000000, in bytes")
+    workers = experiment.cluster.workers
+    if workers not in (0, Cluster().workers, strategy.num_ranks):
+        message = f"got {workers}, but {strategy.stages} stages x {strategy.replicas} replicas are one process each"
+        hint = f"cluster.workers={strategy.num_ranks}, or 0 for all of them in this process"
+        yield Finding(("cluster", "workers"), message, hint, (("strategy", "stages"), ("strategy", "replicas")))
 
 
 # ------------------------------------------------------------------------------------------------------ cluster
@@ -231,6 +261,6 @@ def _tracking(experiment: Experiment) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    _cohort, _epochs_or_steps, _partition_of_data, _enough_examples, _model_of_data, _address, _workers, _resources,
-    _uris, _tracking,
+    _cohort, _epochs_or_steps, _pipeline, _partition_of_data, _enough_examples, _model_of_data, _address, _workers,
+    _resources, _uris, _tracking,
 )  # fmt: skip

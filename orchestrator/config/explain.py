@@ -123,9 +123,9 @@ def _unknown(path: Path, raw: Any, where: Where) -> Problem:
         hint = f"did you mean {dotted((*parent, near[0], *typed[len(path) :]))}?"
     elif near:
         hint = f"did you mean {near[0]!r}?"
-    elif where(path) == COMMAND_LINE and (field := nearest_field(dotted(typed))):
+    elif where(path) == COMMAND_LINE and (field := nearest_field(dotted(typed), raw)):
         hint = f"did you mean {field}?"
-    elif (field := nearest_field(key)) and field.endswith(f".{key}"):
+    elif (field := nearest_field(key, raw)) and field.endswith(f".{key}"):
         hint = f"known {place}: {', '.join(known)}; {key!r} belongs at {field}"
     else:
         hint = f"known {place}: {', '.join(known)}"
@@ -191,7 +191,9 @@ def _shape_at(path: Path, raw: Any) -> tuple[Shape | None, Any]:
 
 def _which(shape: Shape | None, value: Any) -> str:
     if isinstance(shape, OneOf) and shape.key and isinstance(value, Mapping):
-        return f"{shape.key} {value.get(shape.key)!r}" if shape.key in value else "target"
+        if shape.key in value:
+            return f"{shape.key} {value[shape.key]!r}"
+        return "target" if "target" in value else ""
     return ""
 
 

@@ -145,9 +145,17 @@ def _start(shape: Shape | None, inner: Shape | None, here: Mapping[str, Any], ke
     return {}
 
 
-def nearest_field(field: str) -> str:
-    """Return the dotted field that a mistyped or shortened one most likely means, or the empty string."""
-    known = list(dotted_fields())
+def nearest_field(field: str, raw: Any = None) -> str:
+    """Return the dotted field that a mistyped or shortened one most likely means, or the empty string.
+
+    Args:
+        raw: the experiment, as far as it is known; the fields of its own kinds of section come first.
+    """
+    own, any_kind = list(dotted_fields(value=raw)), list(dotted_fields(value={"strategy": {"kind": ""}}))
+    return _nearest(field, own) or _nearest(field, any_kind)
+
+
+def _nearest(field: str, known: list[str]) -> str:
     ends = [name for name in known if name.endswith(f".{field}")]
     if ends:
         return min(ends, key=lambda name: name.count("."))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Discriminator, Field, Tag
 
 from orchestrator.config.fields import (
     ExperimentName,
@@ -17,7 +17,6 @@ from orchestrator.config.fields import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    Rate,
     Resources,
     Section,
     Text,
@@ -46,6 +45,8 @@ from orchestrator.config.inputs import (
     Synthetic,
     TransformerLM,
 )  # fmt: skip
+from orchestrator.config.optimizer import Optimizer
+from orchestrator.config.pipeline import LearningRate, Loss, Pipeline
 from orchestrator.config.search import (
     Asha,
     Choice,
@@ -61,24 +62,15 @@ from orchestrator.config.search import (
 )  # fmt: skip
 
 __all__ = [
-    "Asha", "Behaviour", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed", "Data",
-    "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "Evaluate", "Experiment", "FedAvg", "Federated",
-    "Grid", "Iid", "LogUniform", "Logistic", "LognormalSpeed", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
-    "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Planetoid", "RandInt", "RandomSearch", "ResNet",
-    "Search", "Section", "Shakespeare", "Shards", "Storage", "Synthetic", "Tracking", "TransformerLM", "Uniform",
+    "Asha", "Behaviour", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
+    "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "Evaluate", "Experiment", "FedAvg",
+    "Federated", "Grid", "Iid", "LearningRate", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean",
+    "Mlp", "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt",
+    "Pipeline", "Planetoid", "RandInt", "RandomSearch", "ResNet", "Search", "Section", "Shakespeare", "Shards",
+    "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy
-
-
-class Optimizer(Section):
-    """A client's optimizer: any of torch.optim."""
-
-    name: Text = Field("sgd", description="any class of torch.optim, in lower case")
-    lr: PositiveFloat = Field(0.1, description="learning rate")
-    momentum: Rate | None = Field(None, description="null leaves torch's own default")
-    weight_decay: NonNegativeFloat | None = Field(None, description="null leaves torch's own default")
-    kwargs: dict[str, Any] = Field({}, description="further arguments of the torch.optim class")
 
 
 class Client(Section):
@@ -144,6 +136,31 @@ class Federated(Section):
         "raise", description="when a client's code raises or its update is not finite"
     )
 
+    @property
+    def num_steps(self) -> int:
+        return self.algorithm.rounds
+
+    @property
+    def unit(self) -> str:
+        """What a step is called."""
+        return "round"
+
+    @property
+    def steps_field(self) -> str:
+        """Where `num_steps` is said."""
+        return "strategy.algorithm.rounds"
+
+
+def by_kind(value: Any) -> str | None:
+    """Return which strategy a section is; one that says nothing is federated."""
+    return value.get("kind", "federated") if isinstance(value, dict) else getattr(value, "kind", None)
+
+
+Strategy = Annotated[
+    Annotated[Federated, Tag("federated")] | Annotated[Pipeline, Tag("pipeline")],
+    Discriminator(by_kind),
+]
+
 
 # --------------------------------------------------------------------------------------------- everything else
 
@@ -173,7 +190,9 @@ class Tracking(Section):
 class Checkpoint(Section):
     """What a run can be resumed from."""
 
-    every: PositiveInt = Field(5, description="rounds between checkpoints")
+    every: PositiveInt | None = Field(
+        None, description="rounds or steps between checkpoints; null: 5 rounds, or a tenth of a pipeline's steps"
+    )
     keep: PositiveInt = Field(3, description="newest checkpoints kept")
     storage: Text | None = Field(None, description="folder or object-store URI; default the run directory")
 
@@ -181,7 +200,9 @@ class Checkpoint(Section):
 class Evaluate(Section):
     """Measuring the model on the test data."""
 
-    every: PositiveInt = Field(1, description="rounds between evaluations; the last round is always evaluated")
+    every: PositiveInt | None = Field(
+        None, description="rounds or steps between evaluations, besides the last; null: 1, or a tenth of a pipeline's"
+    )
     batch_size: PositiveInt = Field(500, description="test examples of one forward pass")
 
 
@@ -198,10 +219,26 @@ class Experiment(Section):
     seed: NonNegativeInt = Field(0, description="the same seed gives the same run, bit for bit")
     data: Data = Field(description="what is trained on")
     model: Model = Field(description="what is trained")
-    strategy: Federated = Field(Federated(), description="how it is trained")
+    strategy: Strategy = Field(Federated(), description="how it is trained")
     cluster: Cluster = Field(Cluster(), description="where the work is done")
     tracking: Tracking = Field(Tracking(), description="MLflow")
     checkpoint: Checkpoint = Field(Checkpoint(), description="what a run can be resumed from")
     evaluate: Evaluate = Field(Evaluate(), description="measuring on the test data")
     storage: Storage = Field(Storage(), description="where run directories are made")
     search: Search | None = Field(None, description="fields to vary; only `orchestrator tune` reads it")
+
+    @property
+    def num_workers(self) -> int:
+        """Processes that train, besides this one; 0 when this one does."""
+        ranks = self.strategy.num_ranks if isinstance(self.strategy, Pipeline) else self.cluster.workers
+        return ranks if self.cluster.workers else 0
+
+    @property
+    def evaluate_every(self) -> int:
+        """Steps between evaluations."""
+        return self.evaluate.every or (1 if isinstance(self.strategy, Federated) else -(-self.strategy.num_steps // 10))
+
+    @property
+    def checkpoint_every(self) -> int:
+        """Steps between checkpoints."""
+        return self.checkpoint.every or (5 if isinstance(self.strategy, Federated) else self.evaluate_every)

@@ -71,7 +71,7 @@ def _field(
         if faults:
             path, problem = next(iter(faults.items()))
             if problem.message.startswith("unknown key") and len(path) <= len(touched[0]):
-                near = nearest_field(field)
+                near = nearest_field(field, base)
                 yield Finding(here, "no such field", f"did you mean {near}?" if near else problem.hint)
                 return
             whole = "expected a whole number" in problem.message and "uniform" in kind
@@ -114,16 +114,16 @@ def _validate(raw: Mapping[str, Any]) -> tuple[Experiment | None, dict[Path, Pro
 def _algorithm(experiment: Experiment) -> Iterator[Finding]:
     search = experiment.search
     assert search is not None
-    algorithm, rounds = search.algorithm, experiment.strategy.algorithm.rounds
+    algorithm, rounds = search.algorithm, experiment.strategy.num_steps
     here: Path = ("search", "algorithm")
     grids = [field for field, domain in search.space.items() if "grid" in domain.model_dump()]
-    reads: tuple[Path, ...] = (("strategy", "algorithm", "rounds"),)
+    reads: tuple[Path, ...] = (tuple(experiment.strategy.steps_field.split(".")),)
     if isinstance(algorithm, Optuna) and importlib.util.find_spec("optuna") is None:
         yield Finding((*here, "name"), "got 'optuna', which is not installed", "pip install 'orchestrator[optuna]'")
     if isinstance(algorithm, Optuna | Pbt) and grids:
         message = f"{algorithm.name} draws its own values and takes no grid"
         yield Finding(("search", "space", grids[0], "grid"), message, "choice: [...] in place of grid", (here,))
-    every = experiment.evaluate.every
+    every = experiment.evaluate_every
     for kind, name in ((Asha, "grace_rounds"), (Pbt, "interval_rounds")):
         if not isinstance(algorithm, kind):
             continue
@@ -141,6 +141,6 @@ def _algorithm(experiment: Experiment) -> Iterator[Finding]:
                 ("search", "trials"), "got 1, but pbt compares trials with each other", "search.trials=4", (here,)
             )
         for field in search.space:
-            if not field.startswith("strategy.") or field == "strategy.algorithm.rounds":
+            if not field.startswith("strategy.") or field == experiment.strategy.steps_field:
                 message = "cannot change while a trial trains, as pbt does"
                 yield Finding(("search", "space", field), message, "search it with random or asha", (here,))

@@ -16,7 +16,7 @@ from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
 from orchestrator.config.fields import Expected
-from orchestrator.config.schema import Experiment
+from orchestrator.config.schema import Experiment, by_kind
 
 Path = tuple[str | int, ...]
 
@@ -41,10 +41,11 @@ class Block(NamedTuple):
 
 
 class OneOf(NamedTuple):
-    """Sections told apart by `key`, or by which key is there at all when `key` is None."""
+    """Sections told apart by `key`, where none is given `default`; by which key is there at all when `key` is None."""
 
     key: str | None
     members: Mapping[str, type[BaseModel]]
+    default: str | None = None
 
     @property
     def expected(self) -> str:
@@ -60,7 +61,7 @@ class OneOf(NamedTuple):
             return None
         if self.key is None:
             return next((self.members[key] for key in value if key in self.members), None)
-        tag = value.get(self.key)
+        tag = value.get(self.key, self.default)
         if "target" in self.members and "target" in value:
             tag = "target"
         return self.members.get(tag) if isinstance(tag, str) else None
@@ -107,6 +108,8 @@ def inside(shape: Shape, value: Any) -> Mapping[str, Shape]:
         return fields(shape.model)
     if isinstance(shape, OneOf):
         member = shape.member(value)
+        if member is None and value is None and shape.default is not None:
+            member = shape.members[shape.default]
         models = [member] if member else list(shape.members.values())
         return {name: inner for model in reversed(models) for name, inner in fields(model).items()}
     return {}
@@ -123,12 +126,13 @@ def step(shape: Shape, value: Any, key: str | int) -> Shape | None:
     return inside(shape, value).get(str(key))
 
 
-def dotted_fields(shape: Shape = ROOT, prefix: str = "") -> Iterator[str]:
-    """Yield every dotted field there can be, whatever the unions are, sections included."""
+def dotted_fields(shape: Shape = ROOT, prefix: str = "", value: Any = None) -> Iterator[str]:
+    """Yield every dotted field there can be, sections included; of a union, those of what `value` is, where it says."""
     seen: set[str] = set()
-    for name, inner in inside(shape, None).items():
+    for name, inner in inside(shape, value).items():
         here = f"{prefix}{name}"
-        for dotted in (here, *dotted_fields(inner, f"{here}.")):
+        held = value.get(name) if isinstance(value, Mapping) else None
+        for dotted in (here, *dotted_fields(inner, f"{here}.", held)):
             if dotted not in seen:
                 seen.add(dotted)
                 yield dotted
@@ -192,6 +196,8 @@ def _union(annotation: Any, discriminator: Any) -> OneOf:
         members.update((str(name), model) for name in tags)
     if isinstance(discriminator, str):
         return OneOf(discriminator, members)
+    if discriminator.discriminator is by_kind:
+        return OneOf("kind", members, next(iter(members)))
     return OneOf("name" if "target" in members else None, members)
 
 

@@ -18,16 +18,18 @@ import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from torch import Tensor
 
 from cluster.errors import RemoteFailure
 from cluster.executor import Call, Executor, WorkerSpec
 from orchestrator.config.schema import Experiment, LognormalSpeed
+from orchestrator.engines.base import RunState, StepReport
 from orchestrator.errors import WorkerError
+from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
-from strategies.base import Fold, ServerRule, State, Tree
+from strategies.base import Fold, ServerRule
 from strategies.federated import server_rule
 from strategies.federated.behaviour import constant_speed, duration_s, lognormal_speed
 from strategies.federated.clock import Ticket, VirtualClock
@@ -36,36 +38,12 @@ from strategies.federated.pacing import Pacing, barrier
 from strategies.federated.sampling import uniform
 from strategies.seeds import generator
 from trainers import modules, wire
-from trainers.cohort import BlockReport, ClientReport, EvalReport, intra_op_threads
+from trainers.cohort import BlockReport, ClientReport, EvalReport
 from trainers.local import LocalSettings
+from trainers.threads import intra_op_threads
 
 EVALUATION_BLOCK = 1000
 """Test examples a worker evaluates at a time; fixed, since float sums depend on it."""
-
-
-@dataclass(frozen=True)
-class RoundsState:
-    """All that the next step depends on, besides the experiment.
-
-    Args:
-        step: server steps done. model: the model after them. server: the rule's memory.
-        now_s: virtual time. started: participations ever started. in_flight: those not finished.
-    """
-
-    step: int
-    model: Tree
-    server: State
-    now_s: float = 0.0
-    started: int = 0
-    in_flight: tuple[Ticket, ...] = ()
-
-
-class StepReport(NamedTuple):
-    """One server step: the state after it, its figures by metric name, and who took part."""
-
-    state: RoundsState
-    values: Mapping[str, float]
-    clients: tuple[ClientReport, ...]
 
 
 @dataclass
@@ -83,6 +61,7 @@ class RoundsEngine:
     sys_path: tuple[str, ...] = ()
     _rule: ServerRule = field(init=False)
     _settings: LocalSettings = field(init=False)
+    _ends: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
         self._rule = server_rule(**self._rule_arguments())
@@ -90,10 +69,14 @@ class RoundsEngine:
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
-    def initial_state(self) -> RoundsState:
+    def summary(self) -> dict[str, Any]:
+        """Return sizes and labels of the partition."""
+        return summarise(self.experiment, self.prepared)
+
+    def initial_state(self) -> RunState:
         """Return the state before the first step: the freshly built model, at virtual time 0."""
         model = modules.snapshot(self.prepared.model)
-        return RoundsState(0, model, self._rule.init(model))
+        return RunState(0, model, self._rule.init(model))
 
     def start(self) -> None:
         """Share the data once and build the workers."""
@@ -116,13 +99,13 @@ class RoundsEngine:
             )
         )
 
-    def steps(self, state: RoundsState) -> Iterator[StepReport]:
+    def steps(self, state: RunState) -> Iterator[StepReport]:
         """Yield one report a step, from `state` to the last round. Evaluates an untrained model first (step 0).
 
         Raises:
             WorkerError: when a client's code raises, an update is not finite, or workers are lost for good.
         """
-        rounds, every = self.experiment.strategy.algorithm.rounds, self.experiment.evaluate.every
+        rounds, every = self.experiment.strategy.algorithm.rounds, self.experiment.evaluate_every
         if state.step == 0 and rounds:
             yield StepReport(state, self._evaluate(state), ())
         pacing = self._pacing()
@@ -134,12 +117,16 @@ class RoundsEngine:
             if state.step % every == 0 or state.step == rounds:
                 values |= self._evaluate(state)
             yield StepReport(state, values, clients)
+            if self._ends:
+                return
+
+    def finish_early(self) -> None:
+        """End after the step that was yielded last; every state is whole."""
+        self._ends = True
 
     # -- one step --------------------------------------------------------------------------------------------
 
-    def _step(
-        self, state: RoundsState, pacing: Pacing
-    ) -> tuple[RoundsState, dict[str, float], tuple[ClientReport, ...]]:
+    def _step(self, state: RunState, pacing: Pacing) -> tuple[RunState, dict[str, float], tuple[ClientReport, ...]]:
         began = time.perf_counter()
         clock = VirtualClock(state.now_s, state.started, state.in_flight)
         for client in pacing.starters(state.step):
@@ -160,7 +147,7 @@ class RoundsEngine:
         return after, values, reports
 
     def _compute(
-        self, state: RoundsState, finished: list[Ticket]
+        self, state: RunState, finished: list[Ticket]
     ) -> tuple[Fold, tuple[ClientReport, ...], dict[str, float]]:
         """Train the finished participations on the workers and fold their contributions in block order."""
         round_ = state.step + 1
@@ -215,7 +202,7 @@ class RoundsEngine:
         }
         return folded, tuple(reports), values
 
-    def _evaluate(self, state: RoundsState) -> dict[str, float]:
+    def _evaluate(self, state: RunState) -> dict[str, float]:
         """Return loss and accuracy of the state's model on the whole test set."""
         began = time.perf_counter()
         total, size = len(self.prepared.dataset.test_x), self.experiment.evaluate.batch_size

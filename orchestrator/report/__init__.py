@@ -12,16 +12,25 @@ from pathlib import Path
 def write_report(run_dir: Path | str) -> Path:
     """Write `report.html` into a run directory or sweep, and return its path.
 
+    A pipeline's run whose last timeline can be read gets `timeline.trace.json` as well.
+
     Raises:
         ResumeError: when this is no run directory or one of its files is damaged.
         OrchestratorError: when the page cannot be written.
     """
     from orchestrator.files import write_whole
-    from orchestrator.report import page, reading, run_page, sweep_page
+    from orchestrator.report import page, reading, run_page, sweep_page, trace
+    from orchestrator.report.pipeline_page import timelines
     from orchestrator.rundir import RunDirectory
 
     run = RunDirectory.open(run_dir)
-    made = sweep_page.page(run) if run.manifest.get("kind") == "sweep" else run_page.page(reading.read(run))
     target = run.path / "report.html"
-    write_whole(target, page.render(made))
+    if run.manifest.get("kind") == "sweep":
+        write_whole(target, page.render(sweep_page.page(run)))
+        return target
+    facts = reading.read(run)
+    write_whole(target, page.render(run_page.page(facts)))
+    found = timelines(facts)
+    if found.done is not None:
+        write_whole(run.path / trace.FILE, trace.render(found.done, found.paper, str(facts.manifest.get("id", ""))))
     return target

@@ -40,6 +40,11 @@ class Axis(NamedTuple):
     pad: float = 0.0  # room at both ends, in units of the axis
 
 
+def steps(unit: str) -> Axis:
+    """Return the axis of rounds or steps."""
+    return Axis(unit, scales.count, whole=True)
+
+
 class _Scale(NamedTuple):
     marks: list[float]
     place: Callable[[float], float]

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from orchestrator.errors import ResumeError
 from orchestrator.rundir import RunDirectory
 
-ROUTINE = {"round", "metrics", "metrics_truncated", "checkpoint", "worker_started"}
+ROUTINE = {"round", "timeline", "metrics", "metrics_truncated", "checkpoint", "worker_started"}
 
 
 class Series(NamedTuple):
@@ -23,7 +23,11 @@ class Series(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """Everything known about one run."""
+    """Everything known about one run.
+
+    Args:
+        unit: what a step is called, `round` or `step`. timeline: the last event of that kind, as it was recorded.
+    """
 
     path: Path
     manifest: dict[str, Any]
@@ -36,6 +40,9 @@ class Facts(NamedTuple):
     events: list[dict[str, Any]]
     num_checkpoints: int
     busy_s: float
+    unit: str = "round"
+    timeline: dict[str, Any] | None = None
+    num_timelines: int = 0
 
 
 def read(run: RunDirectory) -> Facts:
@@ -46,6 +53,7 @@ def read(run: RunDirectory) -> Facts:
     """
     manifest = run.manifest
     rounds: dict[int, list[int]] = {}
+    timelines: list[dict[str, Any]] = []
     notable: list[dict[str, Any]] = []
     num_checkpoints = 0
     times: list[tuple[float, str]] = []
@@ -55,6 +63,9 @@ def read(run: RunDirectory) -> Facts:
             rounds[int(event["step"])] = [int(client) for client in event.get("clients", ())]
         elif event["kind"] == "metrics_truncated":
             rounds = {step: clients for step, clients in rounds.items() if step <= event["step"]}
+            timelines = [told for told in timelines if not _after(told.get("step"), event["step"])]
+        elif event["kind"] == "timeline":
+            timelines.append(event)
         num_checkpoints += event["kind"] == "checkpoint"
         if event["kind"] not in ROUTINE:
             notable.append(event)
@@ -74,6 +85,9 @@ def read(run: RunDirectory) -> Facts:
         events=notable,
         num_checkpoints=num_checkpoints,
         busy_s=busy_s(times),
+        unit="step" if manifest.get("unit") == "step" else "round",
+        timeline=timelines[-1] if timelines else None,
+        num_timelines=len(timelines),
     )
 
 
@@ -105,6 +119,10 @@ def series(run: RunDirectory) -> dict[str, Series]:
         steps = sorted(values)
         result[name] = Series(steps, *([values[step][part] for step in steps] for part in range(3)))
     return result
+
+
+def _after(step: Any, last: int) -> bool:
+    return isinstance(step, int) and step > last
 
 
 def _partition(path: Path) -> dict[str, Any] | None:

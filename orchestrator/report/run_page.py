@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 
 from markupsafe import Markup
 
-from orchestrator.report import charts, pictures, scales
+from orchestrator.report import charts, clients_page, pictures, pipeline_page, scales
 from orchestrator.report.charts import Axis, Line
 from orchestrator.report.page import (
     Figure,
@@ -23,25 +22,37 @@ from orchestrator.report.page import (
 )
 from orchestrator.report.reading import Facts, Series
 
-_ROUND = Axis("round", scales.count, whole=True)
-_TIMES = (("compute", "time/compute_s"), ("wire", "time/wire_s"), ("waiting", "time/wait_s"))
+_TIMES = (
+    ("compute", "time/compute_s"),
+    ("wire", "time/wire_s"),
+    ("waiting", "time/wait_s"),
+    ("training", "time/step_s"),
+)
+_TRAFFIC = (
+    ("Up, from clients", "comm/uplink_bytes"),
+    ("Down, to clients", "comm/downlink_bytes"),
+    ("Between stages", "comm/boundary_bytes"),
+)
 _TABLE = (
     ("test accuracy", "test/accuracy", scales.percent),
     ("test loss", "test/loss", scales.plain),
     ("train loss", "train/loss", scales.plain),
+    ("gradient norm", "train/gradient_norm", scales.plain),
     ("clients", "train/num_clients", scales.plain),
     ("up", "comm/uplink_bytes", scales.size),
     ("down", "comm/downlink_bytes", scales.size),
+    ("sent", "comm/boundary_bytes", scales.size),
     ("round time", "time/round_s", scales.duration),
+    ("step time", "time/step_s", scales.duration),
 )
 _MOST_ROWS = 200
-_MOST_RASTER_CLIENTS = 400
 
 
 def page(facts: Facts) -> Page:
     """Return the page of a run."""
     manifest = facts.manifest
-    sections = [_learning(facts), _clients(facts), _bytes(facts), _time(facts), _partition(facts), _numbers(facts)]
+    sections = [_learning(facts), clients_page.participation(facts), pipeline_page.section(facts)]
+    sections += [_bytes(facts), _time(facts), clients_page.partition(facts), _numbers(facts)]
     sections += [
         Section("events", "Events", rows=event_rows(facts.events), note=_event_note(facts)),
         Section("config", "Resolved configuration", code=highlight(facts.config), folded=True, open=True),
@@ -72,38 +83,42 @@ def _tiles(facts: Facts) -> list[Tile]:
     )
     if finite:
         best, at = max(finite, key=lambda pair: (pair[0], -pair[1]))
-        tiles.append(Tile("best test accuracy", scales.percent(best), f"round {at}"))
+        tiles.append(Tile("best test accuracy", scales.percent(best), f"{facts.unit} {at}"))
     if accuracy:
-        tiles.append(Tile("final test accuracy", scales.percent(accuracy.value[-1]), f"round {accuracy.step[-1]}"))
+        at = accuracy.step[-1]
+        tiles.append(Tile("final test accuracy", scales.percent(accuracy.value[-1]), f"{facts.unit} {at}"))
     loss = facts.series.get("test/loss") or facts.series.get("train/loss")
     if loss:
         which = "test loss" if "test/loss" in facts.series else "train loss"
-        tiles.append(Tile(f"final {which}", scales.plain(loss.value[-1]), f"round {loss.step[-1]}"))
+        tiles.append(Tile(f"final {which}", scales.plain(loss.value[-1]), f"{facts.unit} {loss.step[-1]}"))
     if "step" in manifest or "num_steps" in manifest:
         of = manifest.get("num_steps")
-        tiles.append(Tile("rounds", str(manifest.get("step", 0)), f"of {of}" if of else ""))
+        tiles.append(Tile(f"{facts.unit}s", str(manifest.get("step", 0)), f"of {of}" if of else ""))
     up, down = (_total(facts.series.get(f"comm/{way}_bytes")) for way in ("uplink", "downlink"))
     if up or down:
         tiles.append(Tile("sent in all", scales.size(up + down), f"{scales.size(up)} up, {scales.size(down)} down"))
     if facts.num_clients:
         seen = len({client for clients in facts.rounds.values() for client in clients})
         tiles.append(Tile("clients", f"{facts.num_clients:,}", f"{seen:,} took part"))
-    return tiles
+    return tiles + pipeline_page.tiles(facts)
 
 
 def _learning(facts: Facts) -> Section:
-    figures = []
+    figures, over = [], charts.steps(facts.unit)
     accuracy = facts.series.get("test/accuracy")
     rate = Axis("test accuracy", scales.percent)
     if accuracy:
         curve = Line("test accuracy", accuracy.step, accuracy.value)
-        figures.append(Figure("Test accuracy", charts.lines([curve], _ROUND, rate)))
+        figures.append(Figure("Test accuracy", charts.lines([curve], over, rate)))
     losses = [(name, facts.series[name]) for name in ("test/loss", "train/loss") if name in facts.series]
     if losses:
         curves = [Line(name.replace("/", " "), series.step, series.value) for name, series in losses]
-        figures.append(
-            Figure(" and ".join(c.label for c in curves).capitalize(), charts.lines(curves, _ROUND, Axis("")))
-        )
+        title = " and ".join(c.label for c in curves).capitalize()
+        figures.append(Figure(title, charts.lines(curves, over, Axis(""))))
+    norm = facts.series.get("train/gradient_norm")
+    if norm:
+        curve = Line("gradient norm", norm.step, norm.value)
+        figures.append(Figure("Gradient norm before clipping", charts.lines([curve], over, Axis(""))))
     if accuracy and _bends(accuracy):
         curve = Line("test accuracy", accuracy.virtual_s, accuracy.value)
         picture = charts.lines([curve], Axis("virtual time (simulated)", scales.duration, zero=True), rate)
@@ -118,48 +133,15 @@ def _learning(facts: Facts) -> Section:
     return Section("curves", "Learning curves", figures=figures, note=note)
 
 
-def _clients(facts: Facts) -> Section | None:
-    if not facts.rounds or not facts.num_clients:
-        return None
-    taken = Counter(client for clients in facts.rounds.values() for client in clients)
-    often = [taken.get(client, 0) for client in range(facts.num_clients)]
-    least, most = min(often), max(often)
-    width = max(1, math.ceil((most - least + 1) / 24))
-    groups = Counter((value - least) // width for value in often)
-    indices = range((most - least) // width + 1)
-    starts = [least + index * width for index in indices]
-    labels = [str(start) if width == 1 else f"{start}\N{EN DASH}{start + width - 1}" for start in starts]
-    histogram = charts.bars(
-        labels,
-        [groups[index] for index in indices],
-        Axis("rounds a client took part in"),
-        Axis("clients", scales.count, whole=True),
-    )
-    figures = [Figure("Clients by number of rounds taken part in", histogram)]
-    if "train/num_examples" in facts.series:
-        examples = facts.series["train/num_examples"]
-        curve = Line("examples", examples.step, examples.value)
-        figures.append(
-            Figure("Examples trained on", charts.lines([curve], _ROUND, Axis("examples", scales.count, zero=True)))
-        )
-    note = ""
-    if facts.num_clients <= _MOST_RASTER_CLIENTS:
-        picture = pictures.participation(facts.rounds, facts.num_clients)
-        figures.append(Figure("Who took part when", picture, wide=True))
-    else:
-        note = f"With {facts.num_clients:,} clients, the picture of who took part when is left out."
-    return Section("clients", "Client participation", figures=figures, note=note)
-
-
 def _bytes(facts: Facts) -> Section | None:
     figures = []
-    for title, name in (("Up, from clients", "comm/uplink_bytes"), ("Down, to clients", "comm/downlink_bytes")):
+    for title, name in _TRAFFIC:
         series = facts.series.get(name)
-        if series:
+        if series and (name != "comm/boundary_bytes" or _total(series)):  # stages of one process send nothing
             layer = (title.split(",")[0].lower(), series.value)
-            picture = charts.stacked(series.step, [layer], _ROUND, Axis("bytes", scales.size))
+            picture = charts.stacked(series.step, [layer], charts.steps(facts.unit), Axis("bytes", scales.size))
             figures.append(Figure(title, picture, caption=f"{scales.size(_total(series))} in all"))
-    return Section("bytes", "Bytes by round", figures=figures) if figures else None
+    return Section("bytes", f"Bytes by {facts.unit}", figures=figures) if figures else None
 
 
 def _time(facts: Facts) -> Section | None:
@@ -176,32 +158,9 @@ def _time(facts: Facts) -> Section | None:
         layers.append(("evaluating", [by_step.get(step, 0.0) for step in steps]))
     totals = [(label, sum(filter(math.isfinite, values))) for label, values in layers]
     parts = pictures.shares([(label, total, scales.duration(total)) for label, total in totals])
-    picture = charts.stacked(steps, layers, _ROUND, Axis("seconds", scales.duration))
-    figures = [Figure("Time by round", picture), Figure("In all", parts)]
+    picture = charts.stacked(steps, layers, charts.steps(facts.unit), Axis("seconds", scales.duration))
+    figures = [Figure(f"Time by {facts.unit}", picture), Figure("In all", parts)]
     return Section("time", "Where the time went", figures=figures)
-
-
-def _partition(facts: Facts) -> Section | None:
-    partition = facts.partition
-    if not partition or not partition.get("clients"):
-        return None
-    clients = partition["clients"]
-    counts = [list(client["counts"]) for client in clients]
-    names = [f"client {name}" if name.isdecimal() else name for name in (str(client["name"]) for client in clients)]
-    totals = [sum(column) for column in counts]
-    num_classes = max(map(len, counts))
-    class_names = [str(name) for name in partition.get("class_names") or range(num_classes)]
-    sizes = partition.get("sizes", {})
-    shown = f", the first {len(clients)} shown" if len(clients) < facts.num_clients else ""
-    spread = ", ".join(f"{key} {scales.count(sizes[key])}" for key in ("min", "median", "max") if key in sizes)
-    figures = [Figure("Examples a client", pictures.sizes(totals, names), wide=True)]
-    if num_classes > 1:
-        heat = pictures.classes(counts, class_names, names)
-        figures.append(
-            Figure("Classes a client holds", heat, wide=True, caption="Stronger is more; square-root scale.")
-        )
-    note = f"{partition.get('kind', 'unknown')} over {facts.num_clients:,} clients{shown}. Examples a client: {spread}."
-    return Section("partition", "Partition of the data", figures=figures, note=note)
 
 
 def _numbers(facts: Facts) -> Section | None:
@@ -213,12 +172,15 @@ def _numbers(facts: Facts) -> Section | None:
     kept = sorted({*steps[::stride], steps[-1]})
     by_step = [(dict(zip(series.step, series.value, strict=True)), show) for _, series, show in columns]
     rows = [[str(step), *(_cell(values.get(step), show) for values, show in by_step)] for step in kept]
-    note = f"Every {stride}th round; all are in metrics.parquet." if stride > 1 else ""
-    head = ["round", *(title for title, _, _ in columns)]
+    note = f"Every {stride}th {facts.unit}; all are in metrics.parquet." if stride > 1 else ""
+    head = [facts.unit, *(title for title, _, _ in columns)]
     return Section("numbers", "Numbers", head=head, rows=rows, note=note, folded=True)
 
 
 def _event_note(facts: Facts) -> str:
+    if facts.num_timelines:
+        left_out = f"Timelines ({facts.num_timelines:,}) and checkpoints ({facts.num_checkpoints:,})"
+        return f"{left_out} are in events.jsonl, not here."
     if not facts.rounds:
         return "" if facts.events else "Nothing has been recorded yet."
     return f"Rounds ({len(facts.rounds):,}) and checkpoints ({facts.num_checkpoints:,}) are in events.jsonl, not here."

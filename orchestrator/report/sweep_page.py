@@ -44,10 +44,11 @@ def page(run: RunDirectory) -> Page:
     show = scales.percent if metric.endswith("accuracy") else scales.plain
     trials = ranked([_trial(trial, metric) for trial in find_runs(run.path / "trials")], mode)
     best = trials[0] if trials and trials[0].value is not None else None
+    unit = trials[0].facts.unit if trials else "round"
     names = list(dict.fromkeys([*(search.get("space") or {}), *(name for trial in trials for name in trial.params)]))
     sections = [
-        _table(trials, names, metric, show, best),
-        _curves(trials, metric, show),
+        _table(trials, names, metric, show, best, unit),
+        _curves(trials, metric, show, unit),
         _parameters(trials, names, search.get("space") or {}, Axis(metric, show), best),
     ]
     if best:
@@ -97,7 +98,7 @@ def _trial(run: RunDirectory, metric: str) -> Trial:
 def _tiles(trials: list[Trial], best: Trial | None, metric: str, show: scales.Format) -> list[Tile]:
     tiles = []
     if best and best.value is not None:
-        tiles.append(Tile(f"best {metric}", show(best.value), f"trial {best.number}, round {best.at}"))
+        tiles.append(Tile(f"best {metric}", show(best.value), f"trial {best.number}, {best.facts.unit} {best.at}"))
     states = [trial.facts.status for trial in trials]
     told = ", ".join(f"{states.count(state)} {state.lower()}" for state in dict.fromkeys(states))
     tiles.append(Tile("trials", str(len(trials)), told))
@@ -106,7 +107,9 @@ def _tiles(trials: list[Trial], best: Trial | None, metric: str, show: scales.Fo
     return tiles
 
 
-def _table(trials: list[Trial], names: list[str], metric: str, show: scales.Format, best: Trial | None) -> Section:
+def _table(
+    trials: list[Trial], names: list[str], metric: str, show: scales.Format, best: Trial | None, unit: str
+) -> Section:
     rows: list[list[str | Markup]] = []
     for trial in trials:
         label: str | Markup = str(trial.number)
@@ -119,12 +122,12 @@ def _table(trials: list[Trial], names: list[str], metric: str, show: scales.Form
         steps = str(trial.facts.manifest.get("step", 0))
         params = [value_text(trial.params[name]) if name in trial.params else "" for name in names]
         rows.append([label, value, *params, steps, scales.duration(trial.facts.busy_s), status])
-    head = ["trial", metric, *names, "rounds", "duration", "status"]
-    note = "Best first; of each trial its last round counts, as in best.yaml." if trials else "No trial has started."
+    head = ["trial", metric, *names, f"{unit}s", "duration", "status"]
+    note = f"Best first; of each trial its last {unit} counts, as in best.yaml." if trials else "No trial has started."
     return Section("trials", "Trials", head=head, rows=rows, note=note)
 
 
-def _curves(trials: list[Trial], metric: str, show: scales.Format) -> Section | None:
+def _curves(trials: list[Trial], metric: str, show: scales.Format, unit: str) -> Section | None:
     shown = [trial for trial in trials if metric in trial.facts.series]
     if not shown:
         return None
@@ -133,10 +136,10 @@ def _curves(trials: list[Trial], metric: str, show: scales.Format) -> Section | 
         series = trial.facts.series[metric]
         curves.append((rank, Line(f"trial {trial.number}", series.step, series.value, strong=rank < 5)))
     colours = [rank if rank < 5 else 7 for rank, _ in curves]
-    axis = Axis("round", scales.count, whole=True)
+    axis = charts.steps(unit)
     picture = charts.lines([c for _, c in curves], axis, Axis(metric, show), colours=colours, keyed=False)
     key = charts.legend([f"trial {trial.number}" for trial in shown[:5]], "others grey" if len(shown) > 5 else "")
-    return Section("curves", "Learning curves", figures=[Figure(f"{metric} over rounds", picture + key, wide=True)])
+    return Section("curves", "Learning curves", figures=[Figure(f"{metric} over {unit}s", picture + key, wide=True)])
 
 
 def _parameters(

@@ -9,7 +9,7 @@ import pytest
 
 import orchestrator
 from orchestrator.config import load_experiment
-from orchestrator.config.schema import Experiment
+from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.search_space import draw
 
 ROOT = Path(__file__).parents[2]
@@ -18,8 +18,14 @@ NEEDS_DATA = ("mnist", "fashion-mnist", "tiny-shakespeare", "cora", "citeseer", 
 
 
 def small(experiment: Experiment, root: Path) -> dict[str, Any]:
-    """The same experiment with two rounds of few clients on few examples, in this process."""
+    """The same experiment with two rounds or steps of few clients on few examples, in this process."""
     plain = experiment.model_dump()
+    plain["cluster"] |= {"workers": 0, "address": "local"}
+    plain |= {"tracking": {"enabled": False}, "storage": {"root": str(root)}, "search": None}
+    if isinstance(experiment.strategy, Pipeline):
+        plain["strategy"] |= {"steps": 2, "batch_size": 8}
+        plain["data"]["limit"] = 300
+        return plain
     algorithm, partition = plain["strategy"]["algorithm"], plain["data"]["partition"]
     algorithm["rounds"] = 2
     clients = partition.get("clients")
@@ -28,8 +34,6 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
     if clients is not None and "name" in plain["data"]:
         partition["clients"] = min(clients, 6)
         plain["data"]["limit"] = 300
-    plain["cluster"] |= {"workers": 0, "address": "local"}
-    plain |= {"tracking": {"enabled": False}, "storage": {"root": str(root)}, "search": None}
     return plain
 
 

@@ -92,6 +92,21 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return orchestrator.run(settings).run_dir
 
 
+@pytest.fixture(scope="module")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a real run of four steps over two stages, which take turns in this process."""
+    settings = {
+        "name": "stages",
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "hidden": [32, 32, 32]},
+        "strategy": {"kind": "pipeline", "stages": 2, "microbatches": 4, "schedule": "zero-bubble", "steps": 4},
+        "cluster": {"workers": 0},
+        "tracking": {"enabled": False},
+        "storage": {"root": str(tmp_path_factory.mktemp("runs"))},
+    }
+    return orchestrator.run(settings).run_dir
+
+
 def measured(browse: Browser, page: Path, width: int) -> dict:
     frame = page.with_name("measure.html")
     frame.write_text(MEASURE % (width, page.name))
@@ -119,6 +134,24 @@ def test_a_report_fits_its_window_and_no_picture_is_flat(finished: Path, browse:
     assert told["width"] <= width
     assert told["flat"] == []
     assert len(told["sections"]) == 9
+
+
+def test_a_pipelines_report_shows_its_timeline_without_a_word_on_the_console(pipeline: Path, browse: Browser) -> None:
+    seen = browse(pipeline / "report.html")
+    assert seen.console == []
+    for text in ("Step 4 as measured and as predicted", "steps", "of 4", "weight gradients", "0 (Flatten)"):
+        assert text in seen.dom
+    assert seen.dom.count('class="bar ') == 2 * 2 * 4 * 3
+    assert "round" not in re.sub(r"<style>.*?</style>|<pre.*?</pre>", "", seen.dom, flags=re.DOTALL)
+    assert json.loads((pipeline / "timeline.trace.json").read_text())["otherData"]["step"] == 4
+
+
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_pipelines_report_fits_its_window(pipeline: Path, browse: Browser, width: int) -> None:
+    told = measured(browse, pipeline / "report.html", width)
+    assert told["width"] <= width
+    assert told["flat"] == []
+    assert told["sections"] == ["curves", "pipeline", "time", "numbers", "events", "config", "environment"]
 
 
 def test_a_report_rebuilt_from_a_copy_of_the_folder_is_the_same_page(finished: Path, tmp_path: Path) -> None:

@@ -9,20 +9,20 @@ import pytest
 import torch
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.engines.rounds import RoundsState
+from orchestrator.engines.base import RunState
 from orchestrator.errors import ConfigError, ResumeError
 from strategies.federated.clock import Ticket
 from trainers import wire
 
 
-def state(step: int) -> RoundsState:
+def state(step: int) -> RunState:
     generator = torch.Generator().manual_seed(step)
     model = {"a": torch.randn(3, 5, generator=generator), "b.c": torch.randn((), generator=generator).double()}
     server = {"momentum": {"a": torch.randn(3, 5, generator=generator)}}
-    return RoundsState(step, model, server, 0.1 + step / 3, 7, (Ticket(1.1, 4, 2, step, 0.3),))
+    return RunState(step, model, server, 0.1 + step / 3, 7, (Ticket(1.1, 4, 2, step, 0.3),))
 
 
-def assert_same(got: RoundsState | None, want: RoundsState) -> None:
+def assert_same(got: RunState | None, want: RunState) -> None:
     assert got is not None
     assert replace(got, model={}, server={}) == replace(want, model={}, server={})
     for mine, theirs in ((got.model, want.model), (got.server["momentum"], want.server["momentum"])):

@@ -1,0 +1,71 @@
+"""What a run's life asks of an engine, whatever the strategy: states between steps, and reports of steps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+from strategies.base import State, Tree
+from strategies.federated.clock import Ticket
+from trainers.cohort import ClientReport
+
+
+@dataclass(frozen=True)
+class RunState:
+    """All that the next step depends on, besides the experiment.
+
+    Args:
+        step: steps done. model: the model after them; None where it stayed with the workers, between checkpoints.
+        server: what a rule or an optimizer remembers, slot -> tree.
+        now_s: virtual time. started: participations ever started. in_flight: those not finished.
+    """
+
+    step: int
+    model: Tree | None
+    server: State
+    now_s: float = 0.0
+    started: int = 0
+    in_flight: tuple[Ticket, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether a checkpoint can be made of it."""
+        return self.model is not None
+
+
+class StepReport(NamedTuple):
+    """One step: the state after it, its figures by metric name, who took part, and events to be recorded.
+
+    Args:
+        events: `(kind, fields)`.
+    """
+
+    state: RunState
+    values: Mapping[str, float]
+    clients: tuple[ClientReport, ...] = ()
+    events: tuple[tuple[str, Mapping[str, object]], ...] = ()
+
+
+class Engine(Protocol):
+    """Runs the steps of an experiment."""
+
+    def summary(self) -> dict[str, Any]:
+        """Return what of the run is divided among whom, for `partition.json`."""
+        ...
+
+    def initial_state(self) -> RunState:
+        """Return the state before the first step."""
+        ...
+
+    def start(self) -> None:
+        """Share the data and build the workers."""
+        ...
+
+    def steps(self, state: RunState) -> Iterator[StepReport]:
+        """Yield one report a step, from `state` to the last; the last one's state is whole."""
+        ...
+
+    def finish_early(self) -> None:
+        """End after the step under way, or soon after it, with a whole state; `steps` then yields no more."""
+        ...

@@ -1,0 +1,41 @@
+"""From an experiment to the engine that runs it, with the workers that it runs on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from cluster.executor import Notify
+from orchestrator.config import Origins
+from orchestrator.config.schema import Pipeline
+from orchestrator.engines.base import Engine
+from orchestrator.executors import open_executor, open_gang
+from orchestrator.interrupts import Interrupts
+from orchestrator.preparing import Prepared
+
+
+@contextmanager
+def open_engine(
+    prepared: Prepared, interrupts: Interrupts, notify: Notify, sys_path: tuple[str, ...], where: Origins | None = None
+) -> Iterator[Engine]:
+    """Connect to the cluster, find a place for every worker, and yield the engine; no worker is started yet.
+
+    Args:
+        sys_path: folders where workers find the user's own modules.
+
+    Raises:
+        ConfigError: when the model cannot be divided as asked. PlacementError: when there is no room.
+    """
+    experiment = prepared.experiment
+    if isinstance(experiment.strategy, Pipeline):
+        from orchestrator.engines.pipeline import PipelineEngine
+        from orchestrator.stages import divide
+
+        stages = divide(prepared, where)
+        with open_gang(experiment, notify, sys_path) as gang:
+            yield PipelineEngine(prepared, stages, gang, interrupts, notify)
+    else:
+        from orchestrator.engines.rounds import RoundsEngine
+
+        with open_executor(experiment, notify) as executor:
+            yield RoundsEngine(experiment, prepared, executor, sys_path)

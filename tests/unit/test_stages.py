@@ -1,0 +1,111 @@
+"""How a model is cut into stages, and what is expected of them."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+
+from orchestrator.config import load_experiment
+from orchestrator.errors import ConfigError
+from orchestrator.planning import plan
+from orchestrator.preparing import prepare
+from orchestrator.stages import divide, num_microbatches
+from trainers.pipeline.inline import InlinePipeline
+
+
+def raw(**strategy: Any) -> dict[str, Any]:
+    return {
+        "name": "x",
+        "data": {"name": "digits"},
+        "model": {"name": "mlp", "hidden": [96] * 7},
+        "strategy": {"kind": "pipeline", "microbatches": 4, "batch_size": 64, "steps": 2, **strategy},
+        "tracking": {"enabled": False},
+    }
+
+
+def cut(**strategy: Any) -> Any:
+    return divide(prepare(load_experiment(raw(**strategy))))
+
+
+@pytest.mark.parametrize("partition", ["time", "parameters", [3, 9, 4]])
+def test_every_layer_is_in_one_stage(partition: Any) -> None:
+    stages = cut(stages=3, partition=partition)
+    assert sum(stages.layers) == len(stages.costs) == 16
+    assert len(stages.layers) == 3 and min(stages.layers) >= 1
+    if isinstance(partition, list):
+        assert list(stages.layers) == partition
+
+
+def test_equal_numbers_of_parameters_are_balanced_exactly() -> None:
+    stages = cut(stages=4, partition="parameters")
+    each = [sum(cost.num_parameters for cost in stages.of_stage(stage, 4)) for stage in range(4)]
+    assert max(each) <= 2 * (96 * 96 + 96), "two hidden layers at most"
+
+
+@pytest.mark.parametrize(
+    "mode, counts", [("never", [0, 0]), ("except-last", [3, 3]), ("always", [4, 4])]
+)  # torchgpipe's scenario of counting checkpoints
+def test_as_many_microbatches_are_recomputed_as_the_mode_says(mode: str, counts: list[int]) -> None:
+    from orchestrator.stages import settings_of
+
+    prepared = prepare(load_experiment(raw(recompute=mode)))
+    pipeline = InlinePipeline(settings_of(prepared.experiment, divide(prepared)), prepared.dataset)
+    pipeline.step(1)
+    done = [[span.kind for span in rank.spans].count("R") for rank in pipeline.ranks]
+    assert done == counts
+    assert [len(divide(prepared).predicted.recomputed[stage]) for stage in range(2)] == counts
+
+
+def test_a_memory_limit_makes_stages_recompute_only_as_much_as_needed() -> None:
+    free = cut(stages=2, partition="parameters")
+    whole = [free.stage_bytes(stage) for stage in range(2)]
+    tight = cut(stages=2, partition="parameters", recompute="fit", stage_memory=max(whole) - 1)
+    assert sorted(tight.recompute)[-1] == "never" or "never" not in tight.recompute
+    assert any(mode != "never" for mode in tight.recompute)
+    assert all(tight.stage_bytes(stage) < max(whole) for stage in range(2))
+    roomy = cut(stages=2, partition="parameters", recompute="fit", stage_memory=2 * max(whole))
+    assert roomy.recompute == ("never", "never")
+
+
+def test_a_limit_that_nothing_fits_is_refused_with_the_need() -> None:
+    with pytest.raises(ConfigError) as caught:
+        cut(stages=2, recompute="fit", stage_memory=1000)
+    assert "strategy.stage" in str(caught.value)
+
+
+def test_fewer_layers_than_stages_are_refused_before_anything_is_measured() -> None:
+    with pytest.raises(ConfigError, match="17 pieces to cut 16 layers into"):
+        prepare(load_experiment(raw(stages=17)))
+
+
+def test_a_batch_larger_than_the_data_is_refused() -> None:
+    with pytest.raises(ConfigError, match="at most the 1438 examples"):
+        prepare(load_experiment(raw(batch_size=5000)))
+
+
+def test_fit_needs_a_limit() -> None:
+    with pytest.raises(ConfigError, match="stage_memory says no limit"):
+        load_experiment(raw(recompute="fit"))
+
+
+def test_a_plan_says_stages_time_bubble_and_bytes() -> None:
+    from rich.console import Console
+
+    drawn = plan(raw(stages=2, schedule="1f1b"))
+    console = Console(record=True, width=200, soft_wrap=True, file=io.StringIO())
+    drawn.render(console)
+    text = console.export_text()
+    assert drawn.exit_code == 0
+    assert "stage 0 F0" in text and "bubble" in text and "sent between stages" in text
+    strategy = drawn.experiment.strategy
+    assert num_microbatches(strategy) == 4
+    boundary = drawn.stages.of_position(1)[0].input_bytes
+    assert boundary == 16 * 96 * 4, "a micro-batch of 16 examples, 96 floats each"
+
+
+def test_a_pipeline_that_does_not_fit_is_told_by_the_plan() -> None:
+    drawn = plan({**raw(stages=3), "cluster": {"workers": 3, "resources_per_worker": {"CPU": 10_000}}})
+    assert drawn.exit_code == 3
+    assert "short of" in drawn.problems[0]
