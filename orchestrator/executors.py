@@ -89,7 +89,8 @@ def code_to_send(experiment: Experiment) -> dict[str, Any]:
     """
     from cluster.connect import inside_job
 
-    own = any(hasattr(section, "target") for section in (experiment.data, experiment.model))
+    sections = (experiment.data, experiment.model, getattr(experiment.strategy, "loss", None))
+    own = any(getattr(section, "target", None) is not None for section in sections)
     if not own or experiment.cluster.address == "local" or inside_job():
         return {}
     return {"working_dir": ".", "excludes": not_sent(experiment)}

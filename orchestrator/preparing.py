@@ -48,7 +48,12 @@ def prepare(source: Experiment | Loaded) -> Prepared:
         ConfigError: when optimizer, targets, data, partition or model cannot be had as the experiment says.
     """
     experiment, where = (source.experiment, source.where) if isinstance(source, Loaded) else (source, Origins())
-    problems = [*_optimizer(experiment, where), *_targets(experiment, where), *_device(experiment, where)]
+    problems = [
+        *_optimizer(experiment, where),
+        *_targets(experiment, where),
+        *_loss(experiment, where),
+        *_device(experiment, where),
+    ]
     problems += _oversized(experiment, where)
     if problems:
         raise ConfigError(problems)
@@ -110,6 +115,17 @@ def _targets(experiment: Experiment, where: Origins) -> Iterator[Problem]:
             yield Problem(where(f"{name}.target"), f"{name}.target", message, "guard it by: if __name__ == '__main__'")
             continue
         yield from _arguments(function, section.kwargs, added, f"{name}.kwargs", where)
+
+
+def _loss(experiment: Experiment, where: Origins) -> Iterator[Problem]:
+    """Import a pipeline's own loss."""
+    strategy = experiment.strategy
+    if isinstance(strategy, Pipeline) and strategy.loss.target is not None:
+        try:
+            resolve(strategy.loss.target)
+        except TargetError as error:
+            path = "strategy.loss.target"
+            yield Problem(where(path), path, error.message, error.hint)
 
 
 def _arguments(

@@ -79,13 +79,16 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
     except ModelError as error:
         raise ConfigError([Problem(origins("model"), "model", error.message, error.hint)]) from error
     except LayerFailed as error:
-        raise ConfigError([Problem(origins("model"), "model", str(error), "see the layer's code")]) from error
+        path = "strategy.loss" if str(error).startswith("the loss") else "model"
+        raise ConfigError([Problem(origins(path), path, str(error), "tried on one micro-batch")]) from error
     copies = 2 + _optimizer_copies(experiment)
     try:
         layers = _cut(strategy, costs, copies)
     except ValueError as error:
-        path = "strategy.partition" if not isinstance(strategy.partition, str) else "strategy.stages"
-        raise ConfigError([Problem(origins(path), path, str(error), "fewer stages, or a deeper model")]) from error
+        listed = not isinstance(strategy.partition, str)
+        path = "strategy.partition" if listed else "strategy.stage_memory"
+        hint = f"numbers that add up to {len(costs)}, or time" if listed else "more stages, or more memory for each"
+        raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
     fixed = tuple(
         int(copies * sum(cost.parameter_bytes for cost in _of_stage(layers, costs, stage, strategy.stages)))
         for stage in range(strategy.stages)

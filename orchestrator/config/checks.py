@@ -155,6 +155,9 @@ def _pipeline(experiment: Experiment) -> Iterator[Finding]:
         message = f"got {strategy.batch_size} examples for {strategy.replicas} replicas"
         hint = f"strategy.batch_size={strategy.replicas}"
         yield Finding(("strategy", "batch_size"), message, hint, (("strategy", "replicas"),))
+    if strategy.schedule == "interleaved" and strategy.chunks < 2:
+        message = f"got {strategy.chunks}, but interleaved stages have at least 2"
+        yield Finding(("strategy", "chunks"), message, "strategy.chunks=2, or strategy.schedule=1f1b")
     if strategy.recompute == "fit" and strategy.stage_memory is None:
         message = "got 'fit', but strategy.stage_memory says no limit"
         yield Finding(("strategy", "stage_memory"), message, "strategy.stage_memory=2000000000, in bytes")

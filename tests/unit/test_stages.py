@@ -109,3 +109,21 @@ def test_a_pipeline_that_does_not_fit_is_told_by_the_plan() -> None:
     drawn = plan({**raw(stages=3), "cluster": {"workers": 3, "resources_per_worker": {"CPU": 10_000}}})
     assert drawn.exit_code == 3
     assert "short of" in drawn.problems[0]
+
+
+@pytest.mark.parametrize(
+    "changes, told",
+    [
+        ({"schedule": "interleaved", "chunks": 1}, "strategy.chunks: got 1"),
+        ({"partition": [5, 5]}, "10 layers, the model has 16"),
+        ({"partition": [5, 5, 6]}, "3 numbers of layers for 2 stages"),
+        ({"loss": {"target": "nope:f"}}, "strategy.loss.target"),
+        ({"loss": {"target": "math:sqrt"}}, r"the loss was given \[16, 10\] float32 and targets \[16\] int64"),
+        ({"optimizer": {"name": "adamm"}}, "did you mean 'adam'"),
+        ({"replicas": 100}, "64 examples for 100 replicas"),
+        ({"recompute": "fit", "stage_memory": 1000}, "strategy.stage_memory"),
+    ],
+)
+def test_what_cannot_run_is_refused_with_what_to_type(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ConfigError, match=told):
+        cut(**changes)

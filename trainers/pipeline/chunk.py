@@ -12,7 +12,7 @@ Source: Huang et al. 2019, arXiv:1811.06965, section 2.3 (recomputation of a cel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -189,7 +189,13 @@ class Chunk:
             return carry
         assert targets is not None
         with self._autocast(targets.device):
-            loss = self._loss(main(carry), targets)
+            try:
+                loss = self._loss(main(carry), targets)
+            except Exception as error:
+                shapes = f"{_told(carry.values())} and targets {_told([targets])}"
+                raise LayerFailed(f"the loss was given {shapes} and raised {type(error).__name__}: {error}") from error
+        if not isinstance(loss, Tensor):
+            raise LayerFailed(f"the loss returned {type(loss).__name__}, expected a tensor with one number")
         if loss.dim():
             raise LayerFailed(f"the loss has shape {tuple(loss.shape)}, expected one number a micro-batch")
         return {"loss": loss * weight}
@@ -207,9 +213,8 @@ class Chunk:
                 try:
                     returned = layer.module(*arguments)
                 except Exception as error:
-                    shapes = ", ".join(f"{list(tensor.shape)} {str(tensor.dtype)[6:]}" for tensor in arguments)
                     raised = f"raised {type(error).__name__}: {error}"
-                    raise LayerFailed(f"{layer} was given {shapes} and {raised}") from error
+                    raise LayerFailed(f"{layer} was given {_told(arguments)} and {raised}") from error
                 plain = plain and not layer.stash and isinstance(returned, Tensor)
                 carry = {"0": returned} if plain else _carried(layer, carry, returned)
         return dict(carry)
@@ -245,6 +250,10 @@ _NO_DRAWS = frozenset(
 def _arguments(layer: Layer, carry: Mapping[str, Tensor]) -> list[Tensor]:
     given = main(carry)
     return [*(given if isinstance(given, tuple) else (given,)), *(carry[f"skip:{name}"] for name in layer.pop)]
+
+
+def _told(tensors: Iterable[Tensor]) -> str:
+    return ", ".join(f"{list(tensor.shape)} {str(tensor.dtype)[6:]}" for tensor in tensors)
 
 
 def main(carry: Mapping[str, Tensor]) -> Any:

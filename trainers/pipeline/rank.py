@@ -217,7 +217,8 @@ class Rank:
         vector = pending.result()
         loss, norm = float(vector[0]), math.sqrt(float(vector[_HEAD:].sum()))
         if not math.isfinite(loss) or not math.isfinite(norm):
-            raise NotFinite(f"training diverged at step {number}: loss {loss}, gradient norm {norm}")
+            told = f"loss {loss}" if settings.clip_norm is None else f"loss {loss}, gradient norm {norm}"
+            raise NotFinite(f"training diverged at step {number}: {told}")
         self._update(number, norm)
         norm = norm if settings.clip_norm is not None else float("nan")
         yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
