@@ -140,6 +140,7 @@ def test_large_reports_wait_for_a_slow_reader(gang: Callable[..., Gang]) -> None
     assert numbers == {0: list(range(30)), 1: list(range(30))}
 
 
+@pytest.mark.slow
 def test_a_word_reaches_every_rank_and_is_forgotten_with_the_run(gang: Callable[..., Gang]) -> None:
     with gang(2) as one:
         heard = set()
@@ -284,6 +285,7 @@ def test_an_interrupt_while_waiting_leaves_nothing(gang: Callable[..., Gang], to
     assert gone(processes(told)) == []
 
 
+@pytest.mark.slow
 def test_an_interrupt_from_the_keyboard_inside_the_wait_leaves_nothing(gang: Callable[..., Gang], told: Told) -> None:
     with pytest.raises(KeyboardInterrupt), gang(2) as one:
         reports = one.run("toy_gang:wait_for_ever", {})
@@ -302,6 +304,7 @@ def test_an_interrupt_while_ranks_start_leaves_nothing(gang: Callable[..., Gang]
         next(one.run("toy_gang:wait_for_ever", {}))
 
 
+@pytest.mark.slow
 def test_closing_early_stops_the_ranks_and_the_gang_goes_on(gang: Callable[..., Gang], told: Told) -> None:
     with gang(2) as one:
         reports = one.run("toy_gang:wait_for_ever", {})

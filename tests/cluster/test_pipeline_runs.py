@@ -151,7 +151,7 @@ def wait_for_step(root: Path, step: int, process: subprocess.Popen[str], limit_s
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGKILL, marks=pytest.mark.slow)])
 def test_a_driver_that_is_ended_resumes_with_another_number_of_stages(tmp_path: Path, number: int) -> None:
     long = {"steps": 3000, "learning_rate": {"name": "constant"}}
     process = start_driver(tmp_path, config(tmp_path / "runs", **long, cluster={"workers": 2}))

@@ -151,6 +151,7 @@ def test_asha_stops_poor_trials_and_their_directories_say_so(tmp_path: Path, loc
     assert result.best is not None and result.best.number == 0
 
 
+@pytest.mark.slow
 def test_a_population_copies_its_best_and_every_copy_is_a_trial_of_its_own(tmp_path: Path, local_ray: str) -> None:
     settings = config(
         tmp_path,
@@ -208,6 +209,7 @@ def test_a_trial_too_large_for_the_cluster_is_refused_before_anything_is_made(tm
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("algorithm", ["random", "optuna"])
 def test_a_sweep_that_ended_can_be_given_more_trials(tmp_path: Path, local_ray: str, algorithm: str) -> None:
     if algorithm == "optuna":
@@ -243,6 +245,7 @@ def test_a_population_killed_outright_decides_as_if_it_had_not_been(tmp_path: Pa
     assert [(t.status, t.step) for t in resumed.trials] == [(t.status, t.step) for t in whole.trials]
 
 
+@pytest.mark.slow
 def test_asha_still_knows_trials_that_ended_before_a_resume(tmp_path: Path, local_ray: str) -> None:
     settings = config(tmp_path, {"name": "asha", "grace_rounds": 1, "reduction_factor": 2}, search={"concurrent": 1})
     first = orchestrator.tune(settings, quiet=True)
@@ -348,6 +351,7 @@ def test_a_sweep_killed_outright_is_resumed_from_its_trials_with_the_same_bits(t
     assert RunDirectory.open(directory.path).manifest["status"] == "FINISHED"
 
 
+@pytest.mark.slow
 def test_ctrl_c_saves_the_trials_and_resume_ends_as_if_nothing_happened(tmp_path: Path, local_ray: str) -> None:
     search = {"space": {LR: {"grid": [0.1, 0.05]}}, "concurrent": 1}
     settings = config(tmp_path / "runs", rounds=40, checkpoint={"every": 100}, search=search)

@@ -25,6 +25,8 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
     if isinstance(experiment.strategy, Pipeline):
         plain["strategy"] |= {"steps": 2, "batch_size": 8}
         plain["data"]["limit"] = 300
+        if "layers" in plain["model"]:
+            plain["model"] |= {"layers": 2, "width": 32}
         return plain
     algorithm, partition = plain["strategy"]["algorithm"], plain["data"]["partition"]
     algorithm["rounds"] = 2

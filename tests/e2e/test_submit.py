@@ -92,6 +92,7 @@ def test_submitted_both_ways_a_run_succeeds_with_the_bits_of_one_process(
         assert_whole(root, with_token, want)
 
 
+@pytest.mark.slow
 def test_a_users_own_code_reaches_every_node(tmp_path: Path, with_token: SimulatedCluster) -> None:
     file = "examples/own_code.yaml"
     want = alone(tmp_path, file)
@@ -109,8 +110,8 @@ def test_a_users_own_code_reaches_every_node(tmp_path: Path, with_token: Simulat
     "override, code, said",
     [
         ("model.kwargs.width=-1", 2, "width"),
-        ("cluster.workers=9", 3, "4 of 9 workers fit"),
-        ("strategy.client.optimizer.lr=1e30", 4, "NotFinite"),
+        pytest.param("cluster.workers=9", 3, "4 of 9 workers fit", marks=pytest.mark.slow),
+        pytest.param("strategy.client.optimizer.lr=1e30", 4, "NotFinite", marks=pytest.mark.slow),
     ],
 )
 def test_a_job_that_fails_gives_the_exit_code_of_the_run(
