@@ -43,7 +43,7 @@ def processes(told: Told) -> list[int]:
     return [fields["pid"] for kind, fields in told if kind == "worker_started"]
 
 
-def gone(pids: list[int], timeout_s: float = 10.0) -> list[int]:
+def gone(pids: list[int], timeout_s: float = 30.0) -> list[int]:
     """Return those of the processes that are still there after a while."""
     found = [psutil.Process(pid) for pid in pids if psutil.pid_exists(pid)]
     return [process.pid for process in psutil.wait_procs(found, timeout=timeout_s)[1]]
@@ -55,7 +55,7 @@ def groups_left() -> list[str]:
     return [name for name, group in placement_group_table().items() if group["state"] != "REMOVED"]
 
 
-def hubs_left(timeout_s: float = 10.0) -> list[str]:
+def hubs_left(timeout_s: float = 30.0) -> list[str]:
     """Return the command lines of Ray's workers here that still are a hub or a rank."""
 
     def found() -> list[str]:
