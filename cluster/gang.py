@@ -76,6 +76,7 @@ class Gang:
         self._hub: Any = None
         self._number = 0
         self._running = False
+        self._taken = 0
         self._members: dict[int, Member] = {}
 
     def share(self, value: Any) -> Shared:
@@ -115,7 +116,7 @@ class Gang:
             self._stop()
 
     def _run(self, program: str, settings: Mapping[str, Any], beat_s: float | None) -> Iterator[RankReport | None]:
-        self._members = {}
+        self._members, self._taken = {}, 0
         self._launch(program, settings)
         begun: set[int] = set()
         deadline = time.monotonic() + self._start_timeout_s
@@ -165,16 +166,24 @@ class Gang:
 
     def _take(self, wait_s: float) -> list[Event]:
         wait_s = max(wait_s, 0.0)
-        events: list[Event] = self._ask("take", wait_s, timeout_s=wait_s + HUB_TIMEOUT_S)
+        events: list[Event] = self._ask("take", wait_s, self._taken, timeout_s=wait_s + HUB_TIMEOUT_S)
+        self._taken += len(events)
         return events
 
     def _ask(self, method: str, *args: Any, timeout_s: float = HUB_TIMEOUT_S) -> Any:
         """Call the hub, whose own loss is a failure of the gang."""
         import ray
-        from ray.exceptions import GetTimeoutError, RayActorError
+        from ray.exceptions import ActorUnavailableError, GetTimeoutError, RayActorError
 
+        deadline = time.monotonic() + HUB_TIMEOUT_S
         try:
-            return ray.get(getattr(self._hub, method).remote(self._number, *args), timeout=timeout_s)
+            while True:
+                try:
+                    return ray.get(getattr(self._hub, method).remote(self._number, *args), timeout=timeout_s)
+                except ActorUnavailableError:  # for a moment, while another node dies
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(0.1)
         except RayActorError as error:
             reason = f"the actor that passes reports on is gone: {losses.classify(error).reason}"
         except GetTimeoutError:

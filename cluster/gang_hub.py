@@ -38,6 +38,7 @@ class _Run:
     events: list[Event] = field(default_factory=list)
     watching: asyncio.Task[None] | None = None
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
+    dropped: int = 0
     word: str = ""
     suspected: bool = False
     failed: bool = False
@@ -60,23 +61,29 @@ class Hub:
         await asyncio.to_thread(_import)
 
     async def launch(self, number: int, plan: Plan) -> None:
-        """Begin a run."""
+        """Begin a run, once: a call whose answer was lost comes again."""
+        if self._run is not None and self._run.number == number:
+            return
         run = self._run = _Run(number, plan)
         loop = asyncio.get_running_loop()
         run.thread = threading.Thread(target=self._fit, args=(run, loop), name="gang", daemon=True)
         run.thread.start()
 
-    async def take(self, number: int, wait_s: float) -> list[Event]:
-        """Return what has happened since the last time; wait for it at most so long."""
+    async def take(self, number: int, wait_s: float, taken: int) -> list[Event]:
+        """Return what has happened after the first `taken` events; wait for it at most so long.
+
+        Events are kept until the next call says that they have arrived: an answer may be lost on its way.
+        """
         run = self._of(number)
         async with run.changed:
+            if taken > run.dropped:
+                run.events, run.dropped = run.events[taken - run.dropped :], taken
+                run.changed.notify_all()
             try:
                 await asyncio.wait_for(run.changed.wait_for(lambda: bool(run.events)), wait_s)
             except TimeoutError:
                 return []
-            events, run.events = run.events, []
-            run.changed.notify_all()
-            return events
+            return list(run.events)
 
     async def tell(self, number: int, word: str) -> None:
         """Give the ranks a word, as answer of their later reports."""

@@ -51,7 +51,7 @@ def test_a_node_lost_is_told_by_its_rank_and_the_gang_starts_again(with_token: S
             with_token.kill_node(extra)
             with pytest.raises(RemoteFailure) as caught:
                 next(reports)
-            assert (caught.value.worker, caught.value.lost) == (f"rank {victim}", True)
+            assert (caught.value.worker, caught.value.lost) == (f"rank {victim}", True), caught.value.reason
             assert "node" in caught.value.reason or "killed" in caught.value.reason
             assert alive(pids.values()) == []
             assert sorted(report.rank for report in gang.run("toy_gang:count", {"num_reports": 1})) == [0, 1, 2]

@@ -20,7 +20,7 @@ from tests.cluster.pipeline_runs import config, same
 def test_a_node_is_lost_and_the_gang_goes_on_elsewhere(tmp_path: Path, with_token: SimulatedCluster) -> None:
     reference = orchestrator.run(config(tmp_path / "reference", steps=60), quiet=True)
     lost = with_token.add_node({"CPU": 1, "extra": 1})
-    with_token.add_node({"CPU": 1, "extra": 2})
+    spare = with_token.add_node({"CPU": 1, "extra": 2})
     each = {"CPU": 0.5, "extra": 1}
     settings = config(
         tmp_path, steps=60,
@@ -36,7 +36,10 @@ def test_a_node_is_lost_and_the_gang_goes_on_elsewhere(tmp_path: Path, with_toke
         return False
 
     removed: list[float] = []
-    result = orchestrator.run(settings, quiet=True, trial=Trial(tmp_path / "run", 0, {}, on_step=remove))
+    try:
+        result = orchestrator.run(settings, quiet=True, trial=Trial(tmp_path / "run", 0, {}, on_step=remove))
+    finally:
+        with_token.kill_node(spare)  # other tests count the nodes of this cluster
     same(reference, result)
     events = list(RunDirectory.open(result.run_dir).events())
     assert "gang_restarted" in [event["kind"] for event in events]
