@@ -40,6 +40,9 @@ _DIVERGED = "lower strategy.optimizer.lr, or set strategy.clip_norm=1"
 BEAT_S = 0.25
 """How long an interruption may wait for the driver to look up from listening."""
 
+PLACES_EVERY_S = 1.0
+"""How often room is looked for after a loss, for as long as `cluster.start_timeout_s`."""
+
 DRAIN_S = 60.0
 """How long a gang that was told to stop is listened to without a word from it."""
 
@@ -130,7 +133,7 @@ class PipelineEngine:
             except PlacementFailed:  # a node is gone; another may come
                 if lost_at is None or time.monotonic() - lost_at > self._experiment.cluster.start_timeout_s:
                     raise
-                time.sleep(1)
+                time.sleep(PLACES_EVERY_S)
             except RemoteFailure as failure:
                 if not failure.lost or restarts == self._strategy.restarts or self._ends:
                     raise _worker_error(failure, reached, restarts) from failure

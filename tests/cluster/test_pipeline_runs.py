@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -13,15 +11,13 @@ from typing import Any
 import psutil
 import pytest
 import torch
-import yaml
 
 import orchestrator
 from orchestrator.life import Trial
 from orchestrator.run import resume_run
-from orchestrator.rundir import RunDirectory, find_runs
+from orchestrator.rundir import RunDirectory
+from tests.cluster.drivers import start_driver, wait_for_step
 from tests.cluster.pipeline_runs import config, same
-
-ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -126,28 +122,6 @@ def test_a_search_stops_a_gang_with_its_state(tmp_path: Path, local_ray: str) ->
     result = orchestrator.run(settings, quiet=True, trial=trial)
     assert result.status == "STOPPED" and 6 <= result.step < 4000
     assert (result.run_dir / "checkpoints" / f"step-{result.step:06d}" / "checkpoint.json").is_file()
-
-
-def start_driver(root: Path, settings: dict[str, Any]) -> subprocess.Popen[str]:
-    root.mkdir(parents=True, exist_ok=True)
-    path = root / "exp.yaml"
-    path.write_text(yaml.safe_dump(settings))
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "run", str(path)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for_step(root: Path, step: int, process: subprocess.Popen[str], limit_s: float = 120) -> RunDirectory:
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        for directory in find_runs(root):
-            if directory.manifest["step"] >= step:
-                return directory
-        if process.poll() is not None:
-            raise AssertionError(f"the driver ended early:\n{process.communicate()[0]}")
-        time.sleep(0.02)
-    raise AssertionError(f"no run under {root} reached step {step} in {limit_s} s")
 
 
 @pytest.mark.ray

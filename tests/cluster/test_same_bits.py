@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +12,8 @@ import pytest
 import torch
 
 import orchestrator
-from orchestrator.rundir import RunDirectory, find_runs
-
-ROOT = Path(__file__).parents[2]
+from orchestrator.rundir import RunDirectory
+from tests.cluster.drivers import start_driver, wait_for_step
 
 
 def config(root: Path, **changes: Any) -> dict[str, Any]:
@@ -111,28 +106,6 @@ def test_a_worker_killed_in_the_middle_of_a_round_changes_nothing(
     same(reference, result)
     kinds = [event["kind"] for event in RunDirectory.open(result.run_dir).events()]
     assert killed and "worker_lost" in kinds
-
-
-def start_driver(root: Path, settings: dict[str, Any]) -> subprocess.Popen[str]:
-    path = root / "exp.json"
-    path.write_text(json.dumps(settings))
-    return subprocess.Popen(
-        [sys.executable, "-m", "orchestrator", "run", str(path)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
-    )  # fmt: skip
-
-
-def wait_for_step(root: Path, step: int, process: subprocess.Popen[str], limit_s: float = 120) -> RunDirectory:
-    """Wait until the run under `root` has recorded a step, and return its directory."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        for directory in find_runs(root):
-            if directory.manifest["step"] >= step:
-                return directory
-        if process.poll() is not None:
-            raise AssertionError(f"the driver ended early:\n{process.communicate()[0]}")
-        time.sleep(0.02)
-    raise AssertionError(f"no run under {root} reached step {step} in {limit_s} s")
 
 
 @pytest.mark.parametrize("every", [1, 3])

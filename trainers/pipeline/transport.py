@@ -81,7 +81,7 @@ class LocalTransport:
         self._messages: dict[Key, dict[str, Tensor]] = {}
 
     def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
-        pass
+        """Nothing to post: a message needs no buffer."""
 
     def ready(self, key: Key) -> bool:
         return key in self._messages
@@ -90,14 +90,14 @@ class LocalTransport:
         return self._messages.pop(key)
 
     def give_back(self, tensors: Sequence[Tensor]) -> None:
-        pass
+        """Nothing to use again: tensors are the sender's."""
 
     def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
         assert key not in self._messages, f"{key} is sent twice"
         self._messages[key] = tensors
 
     def flush(self) -> None:
-        pass
+        """Nothing is on its way: what is sent is there."""
 
     def waiting(self) -> list[Key]:
         """Return what has been sent and not received."""
