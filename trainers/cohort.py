@@ -14,7 +14,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from strategies.base import Contribution, Update
+from strategies.base import Contribution, Participation, Update
 from strategies.federated import server_rule
 from strategies.federated.folding import fold
 from strategies.partition.base import Partition
@@ -172,4 +172,4 @@ class CohortWorker:
                 continue
             reports.append(ClientReport(client, len(rows), trained.num_steps, trained.loss))
             update = Update(str(client), trained.delta, float(len(rows)), trained.num_steps, {"loss": trained.loss})
-            yield self._rule.contribute(update)
+            yield self._rule.contribute(update, Participation())

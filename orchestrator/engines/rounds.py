@@ -231,7 +231,10 @@ class RoundsEngine:
 
     def _rule_arguments(self) -> dict[str, Any]:
         section = self.experiment.strategy.algorithm
-        return {"name": section.name, "server_lr": section.server_lr, "weighting": section.weighting}
+        return {
+            "name": section.name, "num_clients": self.prepared.partition.num_clients,
+            "server_lr": section.server_lr, "weighting": section.weighting,
+        }  # fmt: skip
 
     def _pacing(self) -> Pacing:
         num_clients, cohort = self.prepared.partition.num_clients, self.experiment.strategy.algorithm.cohort

@@ -14,13 +14,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-from strategies.base import Contribution, Fold, ServerRule, State, Tree, Update
+from strategies.base import Contribution, Fold, Participation, ServerRule, State, Tree, Update
 
 
-def fedavg(server_lr: float = 1.0, weighting: Literal["examples", "uniform"] = "examples") -> ServerRule:
+def fedavg(
+    num_clients: int, server_lr: float = 1.0, weighting: Literal["examples", "uniform"] = "examples"
+) -> ServerRule:
     """Return the FedAvg rule.
 
     Args:
+        num_clients: the registered clients; of no concern to this rule.
         server_lr: how far to move towards the mean; 1 is the paper's algorithm.
         weighting: `"examples"` weighs a client by its number of examples, `"uniform"` weighs all alike.
     """
@@ -28,7 +31,7 @@ def fedavg(server_lr: float = 1.0, weighting: Literal["examples", "uniform"] = "
     def init(model: Tree) -> State:
         return {}
 
-    def contribute(update: Update) -> Contribution:
+    def contribute(update: Update, participation: Participation) -> Contribution:
         return Contribution(update.tree, update.weight if weighting == "examples" else 1.0)
 
     def step(state: State, model: Tree, fold: Fold) -> tuple[State, Tree]:
