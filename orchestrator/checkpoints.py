@@ -2,7 +2,10 @@
 
     step-000005/model.arrow       the model's tree
     step-000005/server.arrow      the server rule's state, as `slot/parameter`
-    step-000005/checkpoint.json   step, clock, sizes and SHA-256 of the above; written last
+    step-000005/versions.arrow    earlier models that participations in flight began with, as `version/parameter`
+    step-000005/tickets.arrow     those participations, a column a field
+    step-000005/checkpoint.json   step, clock, sizes and SHA-256 of the above, segments below; written last
+    clients/*.states              segments of clients' states, each shared by the checkpoints that name it
 
 A folder without a valid `checkpoint.json` is not a checkpoint: an interrupted write leaves nothing that could be
 mistaken for one, also where folders cannot be renamed (object stores).
@@ -15,24 +18,29 @@ import json
 import os
 import posixpath
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 from pyarrow import fs
 
+from orchestrator.client_segments import Segment, SegmentFolder
+from orchestrator.client_store import ClientStore
 from orchestrator.engines.base import RunState
 from orchestrator.errors import ConfigError, Problem, ResumeError
-from strategies.federated.clock import Ticket
+from strategies.federated.clock import Clock, from_columns, to_columns
 from trainers import wire
 
-FORMAT = 1
+FORMAT = 2
+READABLE = (1, 2)
+"""Format 1, before client states and versions, had neither file nor field of them, and never a ticket."""
+FILES = ("model.arrow", "server.arrow", "versions.arrow", "tickets.arrow")
 _NAME = re.compile(r"^step-(\d{6,})$")
 
 
 class CheckpointInfo(NamedTuple):
-    """A checkpoint that was written: its step, its place and its size."""
+    """A checkpoint that was written: its step, its place and its size without clients' states."""
 
     step: int
     path: str
@@ -59,6 +67,7 @@ class CheckpointStore:
             raise ConfigError(
                 [Problem("config", "checkpoint.storage", f"cannot use {self.location!r}: {error}")]
             ) from error
+        self._clients = SegmentFolder(self._fs, posixpath.join(self._root, "clients"))
 
     def probe(self) -> None:
         """Write, read and delete a marker, so that a storage error appears now and not after hours.
@@ -85,25 +94,31 @@ class CheckpointStore:
                 ]
             ) from error
 
-    def save(self, state: RunState) -> CheckpointInfo:
-        """Write the state as a checkpoint, then delete those before it beyond the newest `keep`."""
+    def save(self, state: RunState, clients: ClientStore | None = None) -> CheckpointInfo:
+        """Write the state as a checkpoint, then delete those before it beyond the newest `keep`.
+
+        Args:
+            clients: what is remembered of clients as of the state; committed writes become part of the checkpoint.
+        """
+        segments = clients.seal(state.step) if clients is not None else []
         folder = posixpath.join(self._root, f"step-{state.step:06d}")
         if self._fs.get_file_info(folder).type != fs.FileType.NotFound:
             self._fs.delete_dir(folder)  # left by a process that died, or by a run that went on past a resume
         self._fs.create_dir(folder, recursive=True)
-        server = {f"{slot}/{name}": tensor for slot, tree in state.server.items() for name, tensor in tree.items()}
+        server, versions = _flat(state.server), _flat(state.versions)
         files = {}
-        for name, tree in (("model.arrow", state.model), ("server.arrow", server)):
+        trees = (state.model, server, versions, to_columns(state.clock.tickets))
+        for name, tree in zip(FILES, trees, strict=True):
             payload = wire.encode(tree)
             self._write(posixpath.join(folder, name), payload)
             files[name] = {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": payload.size}
         marker = {
             "format": FORMAT,
             "step": state.step,
-            "now_s": state.now_s.hex(),
-            "started": state.started,
-            "in_flight": [[t.finish_s.hex(), t.order, t.client, t.version, t.start_s.hex()] for t in state.in_flight],
+            "now_s": state.clock.now_s.hex(),
+            "started": state.clock.order,
             "files": files,
+            "clients": [segment._asdict() for segment in segments],
         }
         path = posixpath.join(folder, "checkpoint.json")
         self._write(path + ".tmp", json.dumps(marker, indent=1).encode())
@@ -111,6 +126,7 @@ class CheckpointStore:
         # Later steps than this one are damaged ones that a resume passed over: they take no place of a whole one.
         for step in [step for step in self.steps() if step <= state.step][: -self._keep]:
             self._fs.delete_dir(posixpath.join(self._root, f"step-{step:06d}"))
+        self._delete_unused_segments()
         return CheckpointInfo(state.step, folder, sum(entry["bytes"] for entry in files.values()))
 
     def steps(self) -> list[int]:
@@ -132,22 +148,39 @@ class CheckpointStore:
         """
         folder = posixpath.join(self._root, f"step-{step:06d}")
         try:
-            marker = json.loads(self._read(posixpath.join(folder, "checkpoint.json")))
-            if marker["format"] != FORMAT:
-                raise ResumeError(f"checkpoint {folder} has format {marker['format']}, this version reads {FORMAT}")
-            trees = {name: self._tree(folder, name, marker["files"][name]) for name in ("model.arrow", "server.arrow")}
-            tickets = tuple(
-                Ticket(float.fromhex(finish), order, client, version, float.fromhex(start))
-                for finish, order, client, version, start in marker["in_flight"]
-            )
-            now_s, started = float.fromhex(marker["now_s"]), int(marker["started"])
+            marker = self._marker(step)
+            trees = {name: self._tree(folder, name, marker["files"][name]) for name in FILES if name in marker["files"]}
+            tickets = from_columns(trees["tickets.arrow"]) if "tickets.arrow" in trees else ()
+            clock = Clock.of(float.fromhex(marker["now_s"]), int(marker["started"]), tickets)
+            versions = {int(version): tree for version, tree in _nested(trees.get("versions.arrow", {})).items()}
+            self._clients.entries(_segments(marker))  # that they are whole
         except (OSError, ValueError, KeyError, TypeError, wire.WireError) as error:
             raise ResumeError(f"checkpoint {folder} is damaged: {error}") from error
-        server: dict[str, dict[str, Any]] = {}
-        for key, tensor in trees["server.arrow"].items():
-            slot, name = key.split("/", 1)
-            server.setdefault(slot, {})[name] = tensor
-        return RunState(step, trees["model.arrow"], server, now_s, started, tickets)
+        except ResumeError as error:
+            raise ResumeError(f"checkpoint {folder} cannot be used: {error.message}", error.hint) from error
+        return RunState(step, trees["model.arrow"], _nested(trees["server.arrow"]), clock, versions)
+
+    def client_store(
+        self, scratch: Path, step: int | None = None, source: CheckpointStore | None = None
+    ) -> ClientStore:
+        """Return what is remembered of clients as of a checkpoint; nothing without one.
+
+        Args:
+            scratch: the folder for what is written until the next checkpoint, on this machine.
+            source: where the checkpoint is, if not here; its client states are then copied here.
+
+        Raises:
+            ResumeError: when the checkpoint or a segment it names is damaged.
+        """
+        clients = ClientStore(self._clients, scratch)
+        if step is not None:
+            source = source or self
+            try:
+                segments = _segments(source._marker(step))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise ResumeError(f"checkpoint {source.location}/step-{step:06d} is damaged: {error}") from error
+            clients.restore(segments, source._clients)
+        return clients
 
     def newest(self, notify: Callable[[str], None] = lambda message: None) -> RunState | None:
         """Read the newest checkpoint that is whole, saying which newer ones were damaged; `None` without any.
@@ -169,6 +202,24 @@ class CheckpointStore:
             )
         return None
 
+    def _marker(self, step: int) -> dict[str, Any]:
+        path = posixpath.join(self._root, f"step-{step:06d}", "checkpoint.json")
+        marker: dict[str, Any] = json.loads(self._read(path))
+        if marker["format"] not in READABLE:
+            raise ResumeError(f"{path} has format {marker['format']}, this version reads {FORMAT} and below")
+        return marker
+
+    def _delete_unused_segments(self) -> None:
+        used: set[str] = set()
+        for step in self.steps():
+            try:
+                used |= {segment.name for segment in _segments(self._marker(step))}
+            except OSError:
+                return  # what it needs is not known: they are looked through again at the next checkpoint
+            except (ValueError, KeyError, TypeError, ResumeError):
+                continue  # a damaged checkpoint, which needs nothing any more
+        self._clients.delete_others(used)
+
     def _tree(self, folder: str, name: str, entry: dict[str, Any]) -> dict[str, Any]:
         payload = self._read(posixpath.join(folder, name))
         if len(payload) != entry["bytes"] or hashlib.sha256(payload).hexdigest() != entry["sha256"]:
@@ -185,3 +236,19 @@ class CheckpointStore:
     def _read(self, path: str) -> bytes:
         with self._fs.open_input_stream(path) as stream:
             return bytes(stream.read())
+
+
+def _flat(trees: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:
+    return {f"{key}/{name}": tensor for key, tree in trees.items() for name, tensor in tree.items()}
+
+
+def _nested(flat: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    trees: dict[str, dict[str, Any]] = {}
+    for path, tensor in flat.items():
+        key, name = path.split("/", 1)
+        trees.setdefault(key, {})[name] = tensor
+    return trees
+
+
+def _segments(marker: Mapping[str, Any]) -> list[Segment]:
+    return [Segment(**fields) for fields in marker.get("clients", [])]

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.config import load_experiment
+from orchestrator.client_store import ClientStore
+from orchestrator.config import Loaded, load_experiment
 from orchestrator.config.schema import Experiment
 from orchestrator.engines.base import Engine, RunState, StepReport
 from orchestrator.errors import OrchestratorError, ResumeError, WorkerError
@@ -71,6 +72,25 @@ class RunResult:
             raise ResumeError(f"{self.run_dir} holds no checkpoint", "run it again with a smaller checkpoint.every")
         return dict(state.model or {})
 
+    def client(self, client: int | str) -> dict[str, Tensor]:
+        """Return what the run remembers of a client, as of the newest checkpoint; empty when that is nothing.
+
+        Args:
+            client: its number, or its name in the data.
+
+        Raises:
+            ResumeError: when there is no such client, or no whole checkpoint.
+        """
+        from trainers import wire
+
+        directory = RunDirectory.open(self.run_dir)
+        loaded = load_experiment(directory.path / "config.resolved.yaml")
+        number = _number_of(client, loaded) if isinstance(client, str) else client
+        store = checkpoint_store(loaded.experiment, directory)
+        state = store.newest()
+        (payload,) = store.client_store(directory.path, state.step if state else None).read([number])
+        return {} if payload is None else wire.decode(payload)
+
 
 @dataclass(frozen=True)
 class Trial:
@@ -101,6 +121,7 @@ class Life:
     directory: RunDirectory | None = None
     early: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     latest: RunState | None = None
+    clients: ClientStore | None = None
     saved_step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
@@ -127,6 +148,9 @@ class Life:
             store = checkpoint_store(self.experiment, directory)
             try:
                 state = self._starting_state(engine, store, state, resumed, directory)
+                assert self.clients is not None
+                stack.callback(self.clients.close)
+                engine.clients = self.clients
                 self.progress.begin(state.step)
                 engine.start()
                 stopped = self._train(engine, store, directory, tracker, state)
@@ -152,9 +176,12 @@ class Life:
         directory: RunDirectory,
     ) -> RunState:
         store.probe()
+        source = store
         if state is None and self.trial is not None and self.trial.start_from is not None:
             folder, _, name = str(self.trial.start_from).rpartition("/")
-            state = CheckpointStore(folder, keep=1).load(int(name.removeprefix("step-")))
+            source = CheckpointStore(folder, keep=1)
+            state = source.load(int(name.removeprefix("step-")))
+        self.clients = store.client_store(directory.path, state.step if state is not None else None, source)
         if resumed:
             begin = state.step if state is not None else -1
             directory.truncate_metrics(begin)
@@ -184,6 +211,8 @@ class Life:
                 state = report.state
                 if state.whole:
                     self.latest = state
+                    if self.clients is not None:
+                        self.clients.commit()
                 self._record(directory, tracker, report, time.monotonic() - began)
                 if not stop and self.trial and self.trial.on_step and self.trial.on_step(report, directory):
                     stop = True
@@ -213,7 +242,7 @@ class Life:
         self.progress.step(step, report.values, now_s)
 
     def _checkpoint(self, directory: RunDirectory, store: CheckpointStore, state: RunState) -> None:
-        info = store.save(state)
+        info = store.save(state, self.clients)
         self.saved_step = state.step
         directory.event("checkpoint", step=info.step, path=info.path, num_bytes=info.num_bytes)
         directory.flush_metrics()
@@ -267,6 +296,17 @@ class Life:
         finally:
             if tracker is not None:
                 tracker.finish(status, self.experiment.tracking.flush_timeout_s)
+
+
+def _number_of(name: str, loaded: Loaded) -> int:
+    """Return the number of the client of that name."""
+    from orchestrator.partition_summary import client_names
+    from orchestrator.preparing import prepare
+
+    names = client_names(loaded.experiment, prepare(loaded))
+    if name not in names:
+        raise ResumeError(f"no client is called {name!r}; there are {len(names)}, such as {', '.join(names[:3])}")
+    return names.index(name)
 
 
 def _where(error: BaseException) -> dict[str, str]:

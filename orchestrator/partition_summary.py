@@ -23,11 +23,7 @@ def summarise(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
         counts = class_counts(partition, dataset.train_y, dataset.num_classes, NUM_SHOWN)
     else:
         counts = sizes[:NUM_SHOWN, None]
-    names = [str(client) for client in range(len(counts))]
-    if kind == "column" and dataset.client_of is not None and dataset.client_names is not None:
-        names = [
-            dataset.client_names[client] for client in natural_clients(partition, dataset.client_of)[: len(counts)]
-        ]
+    names = client_names(experiment, prepared, len(counts))
     summary: dict[str, Any] = {
         "kind": kind,
         "num_clients": partition.num_clients,
@@ -37,3 +33,15 @@ def summarise(experiment: Experiment, prepared: Prepared) -> dict[str, Any]:
     if has_classes and dataset.class_names is not None:
         summary["class_names"] = list(dataset.class_names)
     return summary
+
+
+def client_names(experiment: Experiment, prepared: Prepared, count: int | None = None) -> list[str]:
+    """Return the names of the first `count` clients, or of all: their own in natural data, else their numbers."""
+    partition, dataset = prepared.partition, prepared.dataset
+    if (
+        experiment.data.partition.kind == "column"
+        and dataset.client_of is not None
+        and dataset.client_names is not None
+    ):
+        return [dataset.client_names[client] for client in natural_clients(partition, dataset.client_of)[:count]]
+    return [str(client) for client in range(partition.num_clients)[:count]]

@@ -17,6 +17,7 @@ from cluster.inventory import memory_bytes
 from orchestrator.config import Loaded, Origins
 from orchestrator.config.schema import Experiment, Federated, OwnModel, Pipeline, Synthetic
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.federated_checks import federated_problems
 from strategies.partition import Partition, partition
 from strategies.seeds import generator, integer
 from trainers import data, models, optimizers
@@ -70,7 +71,12 @@ def prepare(source: Experiment | Loaded) -> Prepared:
         problems += error.problems
     if problems or built is None:
         raise ConfigError(problems)
-    return Prepared(experiment, dataset, divided, built)
+    prepared = Prepared(experiment, dataset, divided, built)
+    if divided is not None:
+        problems = list(federated_problems(prepared, where))
+        if problems:
+            raise ConfigError(problems)
+    return prepared
 
 
 # ---------------------------------------------------------------------------------------- without the data

@@ -27,8 +27,12 @@ def sequence(run_seed: int, purpose: str, *indices: int) -> np.random.SeedSequen
     """
     if run_seed < 0 or any(index < 0 for index in indices):
         raise ValueError(f"seeds and indices must be at least 0, got seed {run_seed} and indices {indices}")
-    word = int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "little")
-    return np.random.SeedSequence(run_seed, spawn_key=(word, *indices))
+    return np.random.SeedSequence(run_seed, spawn_key=(purpose_word(purpose), *indices))
+
+
+def purpose_word(purpose: str) -> int:
+    """Return the 32 bits that stand for a purpose in a spawn key."""
+    return int.from_bytes(hashlib.sha256(purpose.encode()).digest()[:4], "little")
 
 
 def generator(run_seed: int, purpose: str, *indices: int) -> np.random.Generator:

@@ -2,11 +2,15 @@
 
 Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate. Each epoch goes once over the
 client's examples in an order drawn for (seed, round, client); the last batch of an epoch may be smaller.
+
+This is the loop that any module and any optimizer of torch can go through. `trainers.batched` computes the same for
+the models that it understands, many clients at once.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,8 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from strategies.base import Correction, Tree
 from strategies.seeds import generator, integer
-from trainers import modules, optimizers
+from trainers import layout, modules, optimizers
 
 
 class LocalSettings(NamedTuple):
@@ -26,7 +31,7 @@ class LocalSettings(NamedTuple):
         steps: optimizer steps, going round its examples as often as that takes.
         batch_size: examples a step; `None` takes all of them at once.
         optimizer: name and arguments, see `trainers.optimizers`.
-        clip_norm: largest norm of a step's whole gradient; `None` leaves it.
+        clip_norm: largest norm of a step's whole gradient, corrections included; `None` leaves it.
     """
 
     epochs: int
@@ -49,6 +54,30 @@ class LocalSettings(NamedTuple):
         return self.epochs * -(-num_examples // size)
 
 
+class Task(NamedTuple):
+    """One participation of one client.
+
+    Args:
+        client, round_: who trains, and from which version of the model.
+        start: the tree it starts from.
+        repeat: 0 at the client's first participation from this version, 1 at the next: it draws new batches.
+        num_steps: local steps, where the client's behaviour says so; `None` takes what the settings say.
+        correction: what the server rule adds to its gradients.
+    """
+
+    client: int
+    round_: int
+    start: Tree
+    repeat: int = 0
+    num_steps: int | None = None
+    correction: Correction = Correction()
+
+    @property
+    def seed_indices(self) -> tuple[int, ...]:
+        """What its random choices are drawn for, beside the run's seed."""
+        return (self.round_, self.client, self.repeat) if self.repeat else (self.round_, self.client)
+
+
 class Trained(NamedTuple):
     """What local training returns: the change of the model, the steps made and the mean loss of an example."""
 
@@ -69,13 +98,18 @@ def loss_of(logits: Tensor, targets: Tensor, reduction: str = "mean") -> Tensor:
     return functional.cross_entropy(logits.flatten(0, -2), targets.flatten(), reduction=reduction)
 
 
-def batches(num_examples: int, settings: LocalSettings, rng: np.random.Generator) -> Iterator[Tensor]:
+def batches(
+    num_examples: int, settings: LocalSettings, rng: np.random.Generator, num_steps: int | None = None
+) -> Iterator[Tensor]:
     """Yield the example indices of every local step, a fresh permutation an epoch.
 
     `[[0], [1], ...]` of every size is legal: a client with fewer examples than a batch makes one step an epoch.
+
+    Args:
+        num_steps: steps to make; `None` asks the settings.
     """
     size = settings.batch_size or num_examples
-    left = settings.num_steps(num_examples)
+    left = settings.num_steps(num_examples) if num_steps is None else num_steps
     while left:
         order = torch.from_numpy(rng.permutation(num_examples))
         for start in range(0, num_examples, size):
@@ -86,50 +120,94 @@ def batches(num_examples: int, settings: LocalSettings, rng: np.random.Generator
 
 
 @torch.enable_grad()  # whoever asks may be folding, which records no gradients
-def train(
-    model: nn.Module,
-    received: Mapping[str, Tensor],
-    x: Tensor,
-    y: Tensor,
-    settings: LocalSettings,
-    *,
-    run_seed: int,
-    round_: int,
-    client: int,
-) -> Trained:
-    """Train `model` from `received` on one client's examples and return the change.
+def train(model: nn.Module, task: Task, x: Tensor, y: Tensor, settings: LocalSettings, *, run_seed: int) -> Trained:
+    """Train `model` from `task.start` on one client's examples and return the change.
 
-    The model is overwritten. Dropout and the like draw from torch's global generator, which is seeded here for
-    (seed, round, client) and put back afterwards.
+    The model is overwritten; its convolutions' weights may come to lie channels-last. Dropout and the like draw
+    from torch's global generator, which is seeded here for the task and put back afterwards.
 
     Args:
         x: the client's inputs [n, ...]. y: its targets [n] or [n, T].
 
     Raises:
         NotFinite: when the loss or the change holds NaN or infinity.
+        ValueError: when the task is to make no steps, or its start does not fit the model.
     """
-    modules.load(model, received)
+    if task.num_steps is not None and task.num_steps < 1:
+        raise ValueError(f"client {task.client} is to make {task.num_steps} steps; a participation makes at least one")
+    layout.settle(model, x)
+    modules.load(model, task.start)
     model.train()
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    optimizer = optimizers.build(settings.optimizer, parameters)
-    rng = generator(run_seed, "batches", round_, client)
-    total, count, steps = torch.zeros((), device=x.device, dtype=torch.float64), 0, 0
-    with torch.random.fork_rng(devices=[x.device] if x.is_cuda else []):
-        torch.manual_seed(integer(run_seed, "client", round_, client))
-        for chosen in batches(len(x), settings, rng):
-            optimizer.zero_grad(set_to_none=True)
+    named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+    step = _stepper(settings, task, named)
+    parameters = list(named.values())
+    losses, counts = [], []
+    with _seeded(x.device, integer(run_seed, "client", *task.seed_indices)):
+        rng = generator(run_seed, "batches", *task.seed_indices)
+        for chosen in batches(len(x), settings, rng, task.num_steps):
             loss = loss_of(model(x[chosen]), y[chosen])
-            loss.backward()
-            if settings.clip_norm is not None:
-                nn.utils.clip_grad_norm_(parameters, settings.clip_norm)
-            optimizer.step()
-            total += loss.detach() * len(chosen)
-            count += len(chosen)
-            steps += 1
-    mean = float(total) / count
+            step(torch.autograd.grad(loss, parameters, allow_unused=True))
+            losses.append(loss.detach())
+            counts.append(len(chosen))
+    weights = torch.tensor(counts, dtype=torch.float64, device=x.device)
+    mean = float(torch.stack(losses).double() @ weights) / sum(counts)
     own = modules.tensors(model)
-    delta = dict(zip(own, torch._foreach_sub(list(own.values()), [received[name] for name in own]), strict=True))
+    delta = dict(zip(own, torch._foreach_sub(list(own.values()), [task.start[name] for name in own]), strict=True))
     # A norm is NaN or infinite when any element is: one fused pass instead of one per tensor and element.
     if not np.isfinite(mean) or not torch.stack(torch._foreach_norm(list(delta.values()))).isfinite().all():
-        raise NotFinite(f"training diverged: mean loss {mean} after {steps} steps")
-    return Trained(delta, steps, mean)
+        raise NotFinite(f"training diverged: mean loss {mean} after {len(counts)} steps")
+    return Trained(delta, len(counts), mean)
+
+
+def _stepper(settings: LocalSettings, task: Task, named: Mapping[str, nn.Parameter]) -> Any:
+    """Return a function that corrects and clips the gradients it is given, in the order of `named`, and steps."""
+    lr = optimizers.plain_lr(settings.optimizer)
+    optimizer = optimizers.build(settings.optimizer, named.values()) if lr is None else None
+    offset, proximal = task.correction.offset or {}, task.correction.proximal
+    names, parameters = list(named), list(named.values())
+    starts = [task.start[name].to(parameter.device) for name, parameter in named.items()] if proximal else []
+
+    @torch.no_grad()
+    def step(gradients: tuple[Tensor | None, ...]) -> None:
+        given = [place for place, gradient in enumerate(gradients) if gradient is not None]
+        used, grads = [parameters[place] for place in given], [gradients[place] for place in given]
+        if offset:
+            grads = [
+                grad + offset[names[place]] if names[place] in offset else grad
+                for place, grad in zip(given, grads, strict=True)
+            ]
+        if proximal:
+            pull = torch._foreach_sub(used, [starts[place] for place in given])
+            grads = torch._foreach_add(grads, pull, alpha=proximal)
+        if settings.clip_norm is not None:
+            total = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(grads)))
+            grads = torch._foreach_mul(grads, (settings.clip_norm / (total + 1e-6)).clamp(max=1.0))
+        if optimizer is None:
+            torch._foreach_add_(used, grads, alpha=-lr)
+            return
+        for parameter in parameters:
+            parameter.grad = None
+        for parameter, grad in zip(used, grads, strict=True):
+            parameter.grad = optimizers.aligned(grad, parameter)
+        optimizer.step()
+
+    return step
+
+
+@contextmanager
+def _seeded(device: torch.device, seed: int) -> Iterator[None]:
+    """Seed the global generators that a model on `device` draws from, and put them back afterwards.
+
+    `torch.random.fork_rng` and `torch.manual_seed` do the same for every device there is, in 200 microseconds.
+    """
+    generators = [torch.default_generator]
+    if device.type == "cuda":
+        generators.append(torch.cuda.default_generators[device.index or 0])
+    states = [each.get_state() for each in generators]
+    try:
+        for each in generators:
+            each.manual_seed(seed)
+        yield
+    finally:
+        for each, state in zip(generators, states, strict=True):
+            each.set_state(state)

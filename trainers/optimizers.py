@@ -5,10 +5,11 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Iterable, Mapping
+from functools import cache
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 class OptimizerError(Exception):
@@ -20,6 +21,7 @@ class OptimizerError(Exception):
         self.hint = hint
 
 
+@cache
 def classes() -> dict[str, type[torch.optim.Optimizer]]:
     """Return every optimizer of `torch.optim` that needs no closure, by its lower-case name."""
     found = {
@@ -49,7 +51,7 @@ def resolve(section: Mapping[str, Any]) -> tuple[type[torch.optim.Optimizer], di
         )
     arguments = {key: section[key] for key in ("lr", "momentum", "weight_decay") if section.get(key) is not None}
     arguments.update(section.get("kwargs") or {})
-    accepted = set(inspect.signature(known[name].__init__).parameters) - {"self", "params"}
+    accepted = _accepted(known[name])
     for key in arguments:
         if key not in accepted:
             raise OptimizerError(f"{name} takes no argument {key!r}", f"it takes: {', '.join(sorted(accepted))}")
@@ -58,10 +60,36 @@ def resolve(section: Mapping[str, Any]) -> tuple[type[torch.optim.Optimizer], di
     return known[name], arguments
 
 
+@cache
+def _accepted(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
+    return frozenset(inspect.signature(kind.__init__).parameters) - {"self", "params"}
+
+
 def build(section: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
     """Return the optimizer of a section; see `resolve` for errors. torch's own ValueErrors pass through."""
     kind, arguments = resolve(section)
     return kind(parameters, **arguments)
+
+
+def plain_lr(section: Mapping[str, Any]) -> float | None:
+    """Return the step size of `w -= lr * gradient` when that is all that the section asks for, else `None`."""
+    kind, arguments = resolve(section)
+    others = {key: value for key, value in arguments.items() if key not in ("lr", "fused", "foreach", "dampening")}
+    if kind is not torch.optim.SGD or any(others.values()):
+        return None
+    return float(arguments.get("lr", 1e-3))
+
+
+def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return the gradient laid out in memory as its parameter is.
+
+    torch's fused steps on a CPU walk through both in the order of memory and, up to 2.13, do not look at strides:
+    a gradient laid out differently is applied to the wrong elements. `backward()` takes care of that, but
+    `torch.autograd.grad`, `torch.func` and gradients computed by hand do not.
+    """
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
@@ -73,3 +101,8 @@ def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
     held = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     num_bytes = sum(value.numel() * value.element_size() for value in held if value.numel() > 1)
     return num_bytes / (probe.numel() * probe.element_size())
+
+
+def defaults(section: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the arguments an optimizer works with, its own defaults where the section says nothing: `lr`, ..."""
+    return build(section, [nn.Parameter(torch.zeros(1))]).defaults

@@ -81,6 +81,26 @@ def _epochs_or_steps(experiment: Experiment) -> Iterator[Finding]:
         )
 
 
+def _steps_of_clients(experiment: Experiment) -> Iterator[Finding]:
+    """Two rules read gradients off a client's change, and know how only SGD makes one of the other."""
+    if not isinstance(experiment.strategy, Federated):
+        return
+    name, optimizer = experiment.strategy.algorithm.name, experiment.strategy.client.optimizer
+    here, reads = ("strategy", "client", "optimizer"), (("strategy", "algorithm"),)
+    if name not in ("scaffold", "fednova"):
+        return
+    if optimizer.name.lower() != "sgd":
+        message = f"got {optimizer.name!r}, but {name} reads gradients off steps of plain SGD"
+        yield Finding((*here, "name"), message, "strategy.client.optimizer.name=sgd", reads)
+    elif name == "scaffold" and optimizer.momentum:
+        message = f"got {optimizer.momentum:g}, but scaffold reads gradients off steps of plain SGD"
+        yield Finding((*here, "momentum"), message, "strategy.client.optimizer.momentum=null", reads)
+    if odd := sorted(optimizer.kwargs.keys() & {"momentum", "nesterov", "dampening", "maximize"}):
+        message = f"got {', '.join(odd)}, which {name} does not reckon with"
+        hint = "strategy.client.optimizer.kwargs={}" + (", and momentum beside it" if "momentum" in odd else "")
+        yield Finding((*here, "kwargs"), message, hint, reads)
+
+
 def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
     data, partition = experiment.data, experiment.data.partition
     name = getattr(data, "name", "target")
@@ -264,6 +284,6 @@ def _tracking(experiment: Experiment) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    _cohort, _epochs_or_steps, _pipeline, _partition_of_data, _enough_examples, _model_of_data, _address, _workers,
-    _resources, _uris, _tracking,
+    _cohort, _epochs_or_steps, _steps_of_clients, _pipeline, _partition_of_data, _enough_examples, _model_of_data,
+    _address, _workers, _resources, _uris, _tracking,
 )  # fmt: skip

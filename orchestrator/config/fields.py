@@ -48,7 +48,7 @@ AnyFloat = Annotated[float, _Number]
 PositiveFloat = Annotated[float, _Number, Gt(0)]
 NonNegativeFloat = Annotated[float, _Number, Ge(0)]
 Rate = Annotated[float, _Number, Ge(0), Lt(1)]
-"""At least 0 and below 1: dropout, momentum."""
+"""At least 0 and below 1: dropout, momentum, a part that may be nothing."""
 Fraction = Annotated[float, _Number, Gt(0), Lt(1)]
 """Strictly between 0 and 1."""
 UpToHalf = Annotated[float, _Number, Gt(0), Le(0.5)]

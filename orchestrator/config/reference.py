@@ -66,7 +66,7 @@ def _shared(shape: OneOf) -> dict[str, Shape]:
     """Return the fields of a union's members that hold sections, once each."""
     found: dict[str, Shape] = {}
     for model in shape.members.values():
-        found.update({k: v for k, v in fields(model).items() if isinstance(v, Block | OneOf)})
+        found.update({k: v for k, v in fields(model).items() if isinstance(v, Block | OneOf | Items)})
     return found
 
 

@@ -11,12 +11,23 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
+from orchestrator.config.algorithms import Algorithm, FedAvg
+from orchestrator.config.behaviours import (
+    AutoPacing,
+    Behaviour,
+    ConstantSpeed,
+    LognormalSpeed,
+    Pacing,
+    Sampler,
+    UniformSampler,
+)
+from orchestrator.config.codecs import Codec
 from orchestrator.config.fields import (
     ExperimentName,
-    NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
+    Rate,
     Resources,
     Section,
     Text,
@@ -81,16 +92,10 @@ class Client(Section):
     batch_size: PositiveInt | Literal["full"] = Field(32, description="examples of one local step")
     optimizer: Optimizer = Field(Optimizer(), description="how a local step moves the weights")
     clip_norm: PositiveFloat | None = Field(None, description="largest gradient norm of a step")
-
-
-class FedAvg(Section):
-    """Federated averaging: the server moves to the weighted mean of what its clients trained."""
-
-    name: Literal["fedavg"] = "fedavg"
-    rounds: PositiveInt = Field(10, description="server steps")
-    cohort: PositiveInt | Literal["all"] = Field("all", description="clients that take part in a round")
-    server_lr: PositiveFloat = Field(1.0, description="how far the server moves towards the mean; 1 is FedAvg")
-    weighting: Literal["examples", "uniform"] = Field("examples", description="what a client counts for")
+    vectorise: Literal["auto", "loop", "batched"] = Field(
+        "auto",
+        description="train clients one by one, many as one batched program, or as a fixed rule finds faster",
+    )
 
 
 class Mean(Section):
@@ -99,38 +104,24 @@ class Mean(Section):
     name: Literal["mean"] = "mean"
 
 
-class ConstantSpeed(Section):
-    """All clients are equally fast."""
-
-    kind: Literal["constant"] = "constant"
-
-
-class LognormalSpeed(Section):
-    """Clients differ in speed; its logarithm is normal."""
-
-    kind: Literal["lognormal"]
-    sigma: NonNegativeFloat = Field(0.5, description="spread of the logarithm of a client's speed")
-
-
-class Behaviour(Section):
-    """When clients finish, on the virtual clock; it changes no weights of synchronous rules."""
-
-    step_s: PositiveFloat = Field(0.01, description="virtual seconds of one local step at speed 1")
-    speed: Annotated[ConstantSpeed | LognormalSpeed, Field(discriminator="kind")] = Field(
-        ConstantSpeed(), description="how fast each client is"
-    )
-
-
 class Federated(Section):
     """A server and many clients that train on their own data."""
 
     kind: Literal["federated"] = "federated"
-    algorithm: FedAvg = Field(FedAvg(), description="the server's rule")
+    algorithm: Algorithm = Field(FedAvg(), description="the server's rule")
     client: Client = Field(Client(), description="what a client does")
     aggregator: Mean = Field(Mean(), description="how updates become one")
+    sampler: Sampler = Field(UniformSampler(), description="who takes part")
+    pacing: Pacing = Field(AutoPacing(), description="when the server acts")
     behaviour: Behaviour = Field(Behaviour(), description="clients on the virtual clock")
+    compression: list[Codec] = Field([], description="codecs that updates pass, in order")
+    error_feedback: bool = Field(False, description="clients add what compression left out to their next update")
+    downlink: list[Codec] = Field([], description="codecs that the model passes on its way to clients")
+    aggregate_keys: Text | None = Field(
+        None, description="pattern of the tensors that are sent and aggregated; the others stay with their client"
+    )
     fold_block: PositiveInt | None = Field(
-        None, description="clients folded together; default a tenth of the cohort. Part of what makes bits equal"
+        None, description="clients folded together; null: a sixteenth of the cohort. Part of what makes bits equal"
     )
     on_failure: Literal["raise", "drop", "retry"] = Field(
         "raise", description="when a client's code raises or its update is not finite"
@@ -197,6 +188,14 @@ class Checkpoint(Section):
     storage: Text | None = Field(None, description="folder or object-store URI; default the run directory")
 
 
+class EvaluateClients(Section):
+    """Measuring each client's own model on examples that it holds out."""
+
+    held_out: Rate = Field(0.0, description="fraction of a client's examples kept from training; 0 measures nothing")
+    sample: PositiveInt | Literal["all"] = Field("all", description="clients measured at a time, drawn anew each time")
+    keep_best: bool = Field(False, description="keep the best model of each client")
+
+
 class Evaluate(Section):
     """Measuring the model on the test data."""
 
@@ -204,6 +203,7 @@ class Evaluate(Section):
         None, description="rounds or steps between evaluations, besides the last; null: 1, or a tenth of a pipeline's"
     )
     batch_size: PositiveInt = Field(500, description="test examples of one forward pass")
+    clients: EvaluateClients = Field(EvaluateClients(), description="measuring clients' own models; federated only")
 
 
 class Storage(Section):

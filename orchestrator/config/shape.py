@@ -15,6 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
+from orchestrator.config.algorithms import by_name
 from orchestrator.config.fields import Expected
 from orchestrator.config.schema import Experiment, by_kind
 
@@ -198,6 +199,8 @@ def _union(annotation: Any, discriminator: Any) -> OneOf:
         return OneOf(discriminator, members)
     if discriminator.discriminator is by_kind:
         return OneOf("kind", members, next(iter(members)))
+    if discriminator.discriminator is by_name:
+        return OneOf("name", members, next(iter(members)))
     return OneOf("name" if "target" in members else None, members)
 
 

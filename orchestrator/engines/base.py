@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
+from orchestrator.client_store import ClientStore
 from strategies.base import State, Tree
-from strategies.federated.clock import Ticket
+from strategies.federated.clock import Clock
 from trainers.cohort import ClientReport
 
 
@@ -18,15 +19,20 @@ class RunState:
     Args:
         step: steps done. model: the model after them; None where it stayed with the workers, between checkpoints.
         server: what a rule or an optimizer remembers, slot -> tree.
-        now_s: virtual time. started: participations ever started. in_flight: those not finished.
+        clock: virtual time, and the participations under way.
+        versions: what those that began at earlier steps received.
     """
 
     step: int
     model: Tree | None
     server: State
-    now_s: float = 0.0
-    started: int = 0
-    in_flight: tuple[Ticket, ...] = ()
+    clock: Clock = field(default_factory=Clock)
+    versions: Mapping[int, Tree] = field(default_factory=dict)
+
+    @property
+    def now_s(self) -> float:
+        """Virtual time, in seconds."""
+        return self.clock.now_s
 
     @property
     def whole(self) -> bool:
@@ -48,7 +54,14 @@ class StepReport(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs the steps of an experiment."""
+    """Runs the steps of an experiment.
+
+    Args:
+        clients: what the run remembers of its clients, as of the state that `steps` begins with; set before `start`.
+            An engine without clients leaves it alone.
+    """
+
+    clients: ClientStore | None
 
     def summary(self) -> dict[str, Any]:
         """Return what of the run is divided among whom, for `partition.json`."""

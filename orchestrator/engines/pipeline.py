@@ -21,6 +21,7 @@ import torch
 from cluster.errors import PlacementFailed, RemoteFailure
 from cluster.executor import Notify
 from cluster.gang import Gang
+from orchestrator.client_store import ClientStore
 from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.engines.base import RunState, StepReport
 from orchestrator.errors import WorkerError
@@ -67,6 +68,8 @@ class PipelineEngine:
         interrupts: by which a run is interrupted. notify: told `gang_restarted`, and `gang_recovered` when
             the first step after it is done.
     """
+
+    clients: ClientStore | None = None  # a pipeline has none
 
     def __init__(
         self, prepared: Prepared, stages: Stages, gang: Gang | None, interrupts: Interrupts, notify: Notify

@@ -2,48 +2,54 @@
 
 Time is virtual. A step of the server is:
 
-    start     the pacing names clients; each gets a ticket that comes due by its speed
-    wait      tickets come due in virtual order until the pacing says that the server acts
-    compute   the finished participations are trained on the workers, block by block
-    fold      block sums are added in block order, whatever the order they arrive in
+    plan      clients start and finish on the virtual clock until the pacing says that the server acts
+    train     the finished participations are trained on the workers, block by block, each from the version it pulled
+    fold      block sums are added along a fixed tree, whatever the order they arrive in
     act       the rule moves the model; the state after the step is all that the next one depends on
 
 The state is a value and changes only between steps, so a step that is interrupted, or whose worker is lost, can
-be thrown away and done again with the same bits.
+be thrown away and done again with the same bits. What is remembered of single clients lies in a store that is
+written when a step is whole.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache, partial
 from typing import Any
 
-from torch import Tensor
+import numpy as np
+import pyarrow as pa
 
-from cluster.errors import RemoteFailure
-from cluster.executor import Call, Executor, WorkerSpec
-from orchestrator.config.schema import Experiment, LognormalSpeed
+from cluster.executor import Executor, WorkerSpec
+from orchestrator.client_store import ClientStore
+from orchestrator.config.codecs import Codec
+from orchestrator.config.schema import Experiment
 from orchestrator.engines.base import RunState, StepReport
+from orchestrator.engines.cohorts import Broadcasts, Cohorts, Outcome
+from orchestrator.engines.evaluating import client_losses, evaluate, evaluate_clients
+from orchestrator.engines.virtual import Virtual, virtual
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
-from strategies.base import Fold, ServerRule
+from strategies.base import ServerRule, Tree
 from strategies.federated import server_rule
-from strategies.federated.behaviour import constant_speed, duration_s, lognormal_speed
-from strategies.federated.clock import Ticket, VirtualClock
-from strategies.federated.folding import add, block_size_for, blocks
-from strategies.federated.pacing import Pacing, barrier
-from strategies.federated.sampling import uniform
+from strategies.federated.clock import Ticket
+from strategies.federated.folding import NUM_BLOCKS
+from strategies.federated.pacing import Synchronous
+from strategies.federated.sampling import Feedback, uniform
+from strategies.federated.timeline import Starved, StepPlan, plan, shortlist
 from strategies.seeds import generator
-from trainers import modules, wire
-from trainers.cohort import BlockReport, ClientReport, EvalReport
-from trainers.local import LocalSettings
+from trainers import wire
+from trainers.cohort import ClientReport, Work
+from trainers.cohort.bodies import body
+from trainers.cohort.releases import downlink_codec, release
 from trainers.threads import intra_op_threads
 
-EVALUATION_BLOCK = 1000
-"""Test examples a worker evaluates at a time; fixed, since float sums depend on it."""
+SAMPLER = "sampler"
+"""The slot of a run's server state that holds what the sampler has learned; no rule uses the name."""
 
 
 @dataclass
@@ -53,19 +59,35 @@ class RoundsEngine:
     Args:
         experiment: what to run. prepared: its data, partition and model. executor: started here.
         sys_path: folders where workers find the user's own modules.
+        clients: what is remembered of single clients.
     """
 
     experiment: Experiment
     prepared: Prepared
     executor: Executor
     sys_path: tuple[str, ...] = ()
+    clients: ClientStore | None = None
     _rule: ServerRule = field(init=False)
-    _settings: LocalSettings = field(init=False)
+    _virtual: Virtual = field(init=False)
+    _broadcasts: Broadcasts = field(init=False)
+    _cohorts: Cohorts = field(init=False)
     _ends: bool = field(init=False, default=False)
 
     def __post_init__(self) -> None:
+        experiment, strategy = self.experiment, self.experiment.strategy
         self._rule = server_rule(**self._rule_arguments())
-        self._settings = LocalSettings.from_section(self.experiment.strategy.client.model_dump())
+        self._body = body(self.prepared.model, self.prepared.dataset, strategy.aggregate_keys)
+        self._remembers = bool(
+            self._body.first_personal
+            or self._rule.remember(self._body.first_shared)
+            or strategy.error_feedback
+            or experiment.evaluate.clients.keep_best
+        )
+        self._whole = not self._body.first_personal and self.prepared.dataset.client_shapes is None
+        self._virtual = virtual(self.prepared, wire.size(self._body.first_shared))
+        codec = downlink_codec(_sections(strategy.downlink), self._rule, self._body.first_shared)
+        self._broadcasts = Broadcasts(self.executor, codec, experiment.seed)
+        self._cohorts = Cohorts(self.executor, strategy.fold_block, self._num_blocks())
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
@@ -75,23 +97,28 @@ class RoundsEngine:
 
     def initial_state(self) -> RunState:
         """Return the state before the first step: the freshly built model, at virtual time 0."""
-        model = modules.snapshot(self.prepared.model)
-        return RunState(0, model, self._rule.init(model))
+        model = self._body.first_shared
+        return RunState(0, model, {**self._rule.init(model), SAMPLER: self._virtual.sampler.init()})
 
     def start(self) -> None:
         """Share the data once and build the workers."""
-        experiment = self.experiment
+        experiment, strategy = self.experiment, self.experiment.strategy
         self.executor.start(
             WorkerSpec(
                 "trainers.cohort:CohortWorker",
                 {
                     "model": experiment.model.model_dump(),
                     "algorithm": self._rule_arguments(),
-                    "client": experiment.strategy.client.model_dump(),
+                    "client": strategy.client.model_dump(),
                     "dataset": self.executor.share(self.prepared.dataset),
                     "partition": self.executor.share(self.prepared.partition),
                     "seed": experiment.seed,
-                    "on_failure": experiment.strategy.on_failure,
+                    "compression": _sections(strategy.compression),
+                    "downlink": _sections(strategy.downlink),
+                    "error_feedback": strategy.error_feedback,
+                    "aggregate_keys": strategy.aggregate_keys,
+                    "held_out": experiment.evaluate.clients.held_out,
+                    "on_failure": strategy.on_failure,
                     "threads": experiment.cluster.threads_per_worker,
                     "device": experiment.cluster.device,
                 },
@@ -103,20 +130,22 @@ class RoundsEngine:
         """Yield one report a step, from `state` to the last round. Evaluates an untrained model first (step 0).
 
         Raises:
-            WorkerError: when a client's code raises, an update is not finite, or workers are lost for good.
+            WorkerError: when a client's code raises, an update is not finite, workers are lost for good, or so many
+                clients have stopped for ever that nothing can arrive any more.
         """
         rounds, every = self.experiment.strategy.algorithm.rounds, self.experiment.evaluate_every
         if state.step == 0 and rounds:
-            yield StepReport(state, self._evaluate(state), ())
-        pacing = self._pacing()
+            yield StepReport(state, self._evaluate(state))
+        self._in_flight = Counter(ticket.version for ticket in state.clock.tickets)
         while state.step < rounds:
             # The driver's share is small sums. With more threads than one, torch's idle ones spin after each of them
             # and took 70 ms of CPU a round from workers on the same cores (benchmarks/overhead.py, two cores).
             with intra_op_threads(1):
-                state, values, clients = self._step(state, pacing)
+                report = self._step(state)
+            state = report.state
             if state.step % every == 0 or state.step == rounds:
-                values |= self._evaluate(state)
-            yield StepReport(state, values, clients)
+                report = report._replace(values={**report.values, **self._evaluate(state)})
+            yield report
             if self._ends:
                 return
 
@@ -126,151 +155,174 @@ class RoundsEngine:
 
     # -- one step --------------------------------------------------------------------------------------------
 
-    def _step(self, state: RunState, pacing: Pacing) -> tuple[RunState, dict[str, float], tuple[ClientReport, ...]]:
+    def _step(self, state: RunState) -> StepReport:
         began = time.perf_counter()
-        clock = VirtualClock(state.now_s, state.started, state.in_flight)
-        for client in pacing.starters(state.step):
-            clock.start(client, state.step, self._duration_s(client))
-        finished: list[Ticket] = []
-        while not pacing.ready(state.step, finished):
-            finished.append(clock.next())
-        folded, reports, values = self._compute(state, finished)
-        server, model = self._rule.step(state.server, state.model, folded)
-        after = replace(
-            state, step=state.step + 1, model=model, server=server,
-            now_s=clock.now_s, started=clock.order, in_flight=clock.tickets,
-        )  # fmt: skip
-        round_s = time.perf_counter() - began
-        busy_s = values["time/compute_s"] + values["time/wire_s"]
-        values["time/round_s"] = round_s
-        values["time/wait_s"] = max(0.0, round_s * max(1, self.executor.num_workers) - busy_s)
-        return after, values, reports
-
-    def _compute(
-        self, state: RunState, finished: list[Ticket]
-    ) -> tuple[Fold, tuple[ClientReport, ...], dict[str, float]]:
-        """Train the finished participations on the workers and fold their contributions in block order."""
-        round_ = state.step + 1
-        cohort = [ticket.client for ticket in finished]
-        groups = blocks(cohort, self.experiment.strategy.fold_block or block_size_for(len(cohort)))
+        assert state.model is not None
+        state = self._with_fresh_losses(state)
+        plan = self._plan(state)
+        arrivals = sorted(plan.arrivals, key=lambda ticket: (ticket.client, ticket.order))
+        released = {**state.versions, state.step: self._release(state)}
         wire_s = -time.perf_counter()
-        broadcast = wire.encode(state.model)
-        handle = self.executor.share(broadcast)
-        wire_s += time.perf_counter()
-        calls = [Call("train", (round_, group, state.step, handle)) for group in groups]
-        waiting: dict[int, BlockReport] = {}
-        reports: list[ClientReport] = []
-        folded: Fold | None = None
-        due, compute_s, uplink_bytes = 0, 0.0, 0
-        try:
-            for answer in self.executor.run(calls):
-                waiting[answer.index] = answer.value
-                while due in waiting:
-                    report = waiting.pop(due)
-                    due += 1
-                    compute_s += report.compute_s
-                    wire_s += report.wire_s
-                    reports.extend(report.clients)
-                    if report.total is None:
-                        continue
-                    wire_s -= time.perf_counter()
-                    part = Fold(wire.decode(report.total), report.weight, report.num_clients)
-                    folded = part if folded is None else add([folded, part])
-                    wire_s += time.perf_counter()
-                    uplink_bytes += report.num_clients * broadcast.size
-        except RemoteFailure as failure:
-            raise _worker_error(failure, f"round {round_}", groups) from failure
-        finally:
-            self.executor.release(handle)
-        if folded is None:
-            first = reports[0]
-            raise WorkerError(
-                f"no client of the round could train: {first.failed}",
-                place=f"round {round_}, client {first.client}",
-                hint="see the client's data and code, or lower strategy.client.optimizer.lr",
-            )
-        trained = [report for report in reports if not report.failed]
-        examples = sum(report.num_examples for report in trained)
-        values = {
-            "train/loss": sum(report.loss * report.num_examples for report in trained) / examples,
-            "train/num_examples": float(examples),
-            "train/num_clients": float(len(trained)),
-            "comm/downlink_bytes": float(len(cohort) * broadcast.size),
-            "comm/uplink_bytes": float(uplink_bytes),
-            "time/compute_s": compute_s,
-            "time/wire_s": wire_s,
+        broadcasts = {
+            version: self._broadcasts.get(version, released[version])
+            for version in sorted({ticket.version for ticket in arrivals})
         }
-        return folded, tuple(reports), values
+        wire_s += time.perf_counter()
+        outcome = self._cohorts.train(
+            self._works(arrivals, state.step),
+            {version: handle for version, (handle, _) in broadcasts.items()},
+            f"round {state.step + 1}",
+        )
+        server = {slot: tree for slot, tree in state.server.items() if slot != SAMPLER}
+        server, model = self._rule.step(server, state.model, outcome.folded)
+        memory = self._virtual.sampler.learn(_learned(state), _feedback(arrivals, outcome.reports), state.step)
+        in_flight = self._in_flight_after(plan, state.step)
+        live = {version for version, count in in_flight.items() if count}
+        after = replace(
+            state, step=state.step + 1, model=model, server={**server, SAMPLER: memory}, clock=plan.clock,
+            versions={version: tree for version, tree in released.items() if version in live},
+        )  # fmt: skip
+        if outcome.states:
+            self._client_store().write(outcome.states)
+        self._in_flight = in_flight
+        self._broadcasts.keep(live)
+        downlink_bytes = 0
+        if plan.started:
+            downlink_bytes = plan.started * self._broadcasts.num_bytes(state.step, released[state.step])
+        values = {**_figures(plan, outcome, state.step), "comm/downlink_bytes": float(downlink_bytes)}
+        round_s = time.perf_counter() - began
+        values["time/compute_s"], values["time/wire_s"] = outcome.compute_s, outcome.wire_s + wire_s
+        values["time/round_s"] = round_s
+        busy_s = values["time/compute_s"] + values["time/wire_s"]
+        values["time/wait_s"] = max(0.0, round_s * max(1, self.executor.num_workers) - busy_s)
+        return StepReport(after, values, outcome.reports)
+
+    def _plan(self, state: RunState) -> StepPlan:
+        """Ask virtual time who arrives next."""
+        pace, population, sampler = self._virtual
+        try:
+            return plan(pace, population, sampler, _learned(state), state.clock, state.step)
+        except Starved as error:
+            raise WorkerError(
+                str(error),
+                place=f"round {state.step + 1}",
+                hint="see availability, dropout and stops of strategy.behaviour; what was trained so far is kept",
+            ) from error
+
+    def _with_fresh_losses(self, state: RunState) -> RunState:
+        """Let the sampler learn the present model's losses on its candidates, where it chooses by them."""
+        pace, population, sampler = self._virtual
+        if not sampler.needs_losses:
+            return state
+        assert isinstance(pace, Synchronous) and state.model is not None
+        memory = _learned(state)
+        clients = shortlist(pace, population, sampler, memory, state.clock, state.step)
+        works = self._remembered_works(clients, state.step)
+        losses = client_losses(self.executor, works, state.model, state.step, self.experiment.evaluate.batch_size)
+        sizes = population.sizes(np.asarray(clients, np.int64))
+        feedback = [
+            Feedback(client, losses[client], int(size), 0.0) for client, size in zip(clients, sizes, strict=True)
+        ]
+        return replace(state, server={**state.server, SAMPLER: sampler.learn(memory, feedback, state.step)})
+
+    def _release(self, state: RunState) -> Tree:
+        """Return what clients pull: the model, and what the rule sends beside it."""
+        assert state.model is not None
+        return release(state.model, self._rule.send(state.server))
+
+    def _works(self, arrivals: Sequence[Ticket], step: int) -> list[Work]:
+        states = self._states([ticket.client for ticket in arrivals])
+        return [
+            Work(t.client, t.version, t.repeat, t.num_steps, step - t.version, state)
+            for t, state in zip(arrivals, states, strict=True)
+        ]
+
+    def _remembered_works(self, clients: Sequence[int], step: int) -> list[Work]:
+        states = self._states(clients)
+        return [Work(client, step, state=state) for client, state in zip(clients, states, strict=True)]
+
+    def _states(self, clients: Sequence[int]) -> Sequence[pa.Buffer | None]:
+        return self._client_store().read(clients) if self._remembers else [None] * len(clients)
+
+    def _client_store(self) -> ClientStore:
+        assert self.clients is not None, "a run's life gives its engine a store before it starts"
+        return self.clients
+
+    def _in_flight_after(self, plan: StepPlan, step: int) -> Counter[int]:
+        """Return how many participations of each version are under way after a plan, at the cost of the plan."""
+        after = Counter(self._in_flight)
+        after[step] += plan.started
+        for tickets in (plan.arrivals, plan.late, plan.dropped, plan.stale):
+            after.subtract(ticket.version for ticket in tickets)
+        return +after
+
+    # -- evaluation ------------------------------------------------------------------------------------------
 
     def _evaluate(self, state: RunState) -> dict[str, float]:
-        """Return loss and accuracy of the state's model on the whole test set."""
-        began = time.perf_counter()
-        total, size = len(self.prepared.dataset.test_x), self.experiment.evaluate.batch_size
-        handle = self.executor.share(wire.encode(state.model))
-        calls = [
-            Call("evaluate", (start, min(start + EVALUATION_BLOCK, total), size, state.step, handle))
-            for start in range(0, total, EVALUATION_BLOCK)
-        ]
-        reports: dict[int, EvalReport] = {}
-        try:
-            for answer in self.executor.run(calls):
-                reports[answer.index] = answer.value
-        except RemoteFailure as failure:
-            raise _worker_error(failure, f"evaluation after round {state.step}", None) from failure
-        finally:
-            self.executor.release(handle)
-        ordered = [reports[index] for index in range(len(calls))]
-        predictions = sum(report.num_predictions for report in ordered)
-        return {
-            "test/accuracy": sum(report.num_correct for report in ordered) / predictions,
-            "test/loss": sum(report.loss_sum for report in ordered) / predictions,
-            "time/evaluate_s": time.perf_counter() - began,
-        }
+        """Return the figures of the global model, where there is one, and of clients' own, where they are asked for."""
+        assert state.model is not None
+        settings, values = self.experiment.evaluate, {}
+        if self._whole:
+            values |= evaluate(
+                self.executor, state.model, state.step, len(self.prepared.dataset.test_x), settings.batch_size
+            )
+        if settings.clients.held_out:
+            num_clients = self._virtual.population.num_clients
+            size = settings.clients.sample
+            count = num_clients if size == "all" else min(size, num_clients)
+            clients = uniform(num_clients, count, generator(self.experiment.seed, "evaluated clients", state.step))
+            works = self._remembered_works(clients, state.step)
+            personal = evaluate_clients(
+                self.executor, works, state.model, state.step, settings.batch_size, keep_best=settings.clients.keep_best
+            )
+            if personal.states:
+                self._client_store().write(personal.states)
+            values |= personal.values
+        return values
 
     # -- what the experiment says ------------------------------------------------------------------------------
 
     def _rule_arguments(self) -> dict[str, Any]:
-        section = self.experiment.strategy.algorithm
+        algorithm = self.experiment.strategy.algorithm
+        assert self.prepared.partition is not None
         return {
-            "name": section.name, "num_clients": self.prepared.partition.num_clients,
-            "server_lr": section.server_lr, "weighting": section.weighting,
-        }  # fmt: skip
+            "name": algorithm.name,
+            "num_clients": self.prepared.partition.num_clients,
+            **algorithm.arguments(),
+        }
 
-    def _pacing(self) -> Pacing:
-        num_clients, cohort = self.prepared.partition.num_clients, self.experiment.strategy.algorithm.cohort
-        size = num_clients if cohort == "all" else cohort
-
-        @lru_cache(maxsize=2)
-        def cohort_of(step: int) -> tuple[int, ...]:
-            return uniform(num_clients, size, generator(self.experiment.seed, "cohort", step + 1))
-
-        return barrier(cohort_of)
-
-    def _duration_s(self, client: int) -> float:
-        behaviour = self.experiment.strategy.behaviour
-        speed = (
-            partial(lognormal_speed, sigma=behaviour.speed.sigma)
-            if isinstance(behaviour.speed, LognormalSpeed)
-            else constant_speed
-        )
-        num_steps = self._settings.num_steps(len(self.prepared.partition.rows(client)))
-        return duration_s(num_steps, step_s=behaviour.step_s, speed=speed(self.experiment.seed, client))
+    def _num_blocks(self) -> int:
+        return NUM_BLOCKS
 
 
-def _worker_error(failure: RemoteFailure, place: str, groups: list[tuple[int, ...]] | None) -> WorkerError:
-    """Say a remote failure in a user's words: which round, which clients, which worker, and what to do."""
-    if groups is not None and 0 <= failure.call_index < len(groups):
-        group = groups[failure.call_index]
-        place += f", client {group[0]}" if len(group) == 1 else f", clients {group[0]} to {group[-1]}"
-    if failure.lost:
-        hint = "the run directory holds the last checkpoint: orchestrator resume RUN_DIR"
-    elif "NotFinite" in failure.reason:
-        hint = "lower strategy.client.optimizer.lr, set strategy.client.clip_norm=1, or strategy.on_failure=drop"
-    else:
-        hint = "mend the code above, or set strategy.on_failure=drop to go on without failing clients"
-    return WorkerError(failure.reason, failure.worker, failure.node, place, failure.remote_traceback, hint)
+def _learned(state: RunState) -> Tree:
+    """Return what the sampler remembers; a checkpoint has no slot for a sampler that remembers nothing."""
+    return state.server.get(SAMPLER, {})
 
 
-def model_bytes(model: Mapping[str, Tensor]) -> int:
-    """Bytes of a model on the wire, headers included."""
-    return int(wire.encode(model).size)
+def _sections(codecs: Sequence[Codec]) -> list[dict[str, Any]]:
+    return [codec.model_dump() for codec in codecs]
+
+
+def _feedback(arrivals: Sequence[Ticket], reports: Sequence[ClientReport]) -> list[Feedback]:
+    """Return what the sampler is told of the participations that were trained; both come sorted alike."""
+    return [
+        Feedback(report.client, report.loss, report.num_examples, ticket.finish_s - ticket.start_s)
+        for ticket, report in zip(arrivals, reports, strict=True)
+        if not report.failed
+    ]
+
+
+def _figures(plan: StepPlan, outcome: Outcome, step: int) -> dict[str, float]:
+    """Return a step's figures beside its times."""
+    trained = [report for report in outcome.reports if not report.failed]
+    examples = sum(report.num_examples for report in trained)
+    return {
+        "train/loss": sum(report.loss * report.num_examples for report in trained) / examples,
+        "train/num_examples": float(examples),
+        "train/num_clients": float(len(trained)),
+        "train/num_steps": float(sum(report.num_steps for report in trained)),
+        "train/staleness": sum(report.staleness for report in trained) / len(trained),
+        "train/num_lost": float(len(plan.late) + len(plan.dropped) + len(plan.stale)),
+        "comm/uplink_bytes": float(sum(report.uplink_bytes for report in trained)),
+    }

@@ -3,23 +3,79 @@
 Clients that train get a *ticket* with the model version they received and the time at which they will be done.
 The clock hands tickets back in order of time; equal times are ordered by start. Nothing is computed here: an
 engine computes a ticket's update when the ticket comes due, so that work nobody waits for is never done.
+`Clock` is the state, a value; `VirtualClock` is the same with a present that moves.
 """
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from strategies.federated import queue
+from strategies.federated.queue import Queue
+
+AT_REST = -1
+"""The version of a ticket whose client does not train, but will pull the model at `finish_s`."""
 
 
 class Ticket(NamedTuple):
-    """One participation under way. Tickets compare by finish time, then by the order of their start."""
+    """One participation under way. Tickets compare by finish time, then by the order of their start.
+
+    Args:
+        finish_s: when it is due. order: its number in the run. version: the model it trains from, or `AT_REST`.
+        num_steps: local steps; 0: as the client's settings say.
+        repeat: how often the client had pulled this version before; a seed for a participation needs it.
+        dropped: whether the client vanishes in the middle. The server learns so at `finish_s`, from the silence.
+    """
 
     finish_s: float
     order: int
     client: int
     version: int
     start_s: float
+    num_steps: int = 0
+    repeat: int = 0
+    dropped: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Clock:
+    """The state of virtual time between steps.
+
+    Args:
+        now_s: the present, in virtual seconds.
+        order: the number of tickets ever started.
+        pending: the tickets under way.
+    """
+
+    now_s: float = 0.0
+    order: int = 0
+    pending: Queue = None
+
+    @classmethod
+    def of(cls, now_s: float, order: int, tickets: Iterable[Ticket]) -> Clock:
+        """Return the clock that `now_s`, `order` and `tickets` were read from."""
+        return cls(now_s, order, queue.build(tickets))
+
+    @property
+    def tickets(self) -> tuple[Ticket, ...]:
+        """The tickets under way, the next one first. O(n log n): for checkpoints, not for every step."""
+        return tuple(sorted(queue.items(self.pending)))
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Clock):
+            return NotImplemented
+        return (self.now_s, self.order, self.tickets) == (other.now_s, other.order, other.tickets)
+
+    def __hash__(self) -> int:
+        return hash((self.now_s, self.order))
+
+    def __repr__(self) -> str:
+        return f"Clock(now_s={self.now_s}, order={self.order}, {sum(1 for _ in queue.items(self.pending))} tickets)"
 
 
 class VirtualClock:
@@ -32,26 +88,89 @@ class VirtualClock:
     """
 
     def __init__(self, now_s: float = 0.0, order: int = 0, tickets: Iterable[Ticket] = ()) -> None:
-        self.now_s = now_s
-        self.order = order
-        self._heap = sorted(tickets)
+        self._set(Clock.of(now_s, order, tickets))
+
+    @classmethod
+    def at(cls, state: Clock) -> VirtualClock:
+        """Return a clock that goes on from a state, without a look at its tickets."""
+        clock = cls()
+        clock._set(state)
+        return clock
+
+    def _set(self, state: Clock) -> None:
+        self.now_s, self.order, self._pending = state.now_s, state.order, state.pending
+
+    @property
+    def state(self) -> Clock:
+        """The clock's whole state; it does not change when the clock goes on."""
+        return Clock(self.now_s, self.order, self._pending)
 
     @property
     def tickets(self) -> tuple[Ticket, ...]:
         """The tickets under way, the next one first."""
-        return tuple(sorted(self._heap))
+        return self.state.tickets
 
-    def start(self, client: int, version: int, duration_s: float) -> Ticket:
+    @property
+    def due_s(self) -> float | None:
+        """When the next ticket comes due; None when nothing is under way."""
+        due: float | None = self._pending[1].finish_s if self._pending else None
+        return due
+
+    def start(
+        self,
+        client: int,
+        version: int,
+        duration_s: float,
+        *,
+        num_steps: int = 0,
+        repeat: int = 0,
+        dropped: bool = False,
+    ) -> Ticket:
         """Start a participation now. Raises ValueError when its duration is not positive."""
         if not duration_s > 0:
             raise ValueError(f"client {client} would take {duration_s} virtual seconds; a duration is above 0")
-        ticket = Ticket(self.now_s + duration_s, self.order, client, version, self.now_s)
+        return self._push(
+            Ticket(self.now_s + duration_s, self.order, client, version, self.now_s, num_steps, repeat, dropped)
+        )
+
+    def rest(self, client: int, until_s: float) -> Ticket:
+        """Let a client rest until `until_s`, at the earliest now, when its ticket comes due."""
+        return self._push(Ticket(until_s, self.order, client, AT_REST, self.now_s))
+
+    def _push(self, ticket: Ticket) -> Ticket:
         self.order += 1
-        heapq.heappush(self._heap, ticket)
+        self._pending = queue.push(self._pending, ticket)
         return ticket
 
     def next(self) -> Ticket:
         """Advance to the next finish and return its ticket. Raises IndexError when nothing is under way."""
-        ticket = heapq.heappop(self._heap)
+        if self._pending is None:
+            raise IndexError("nothing is under way")
+        ticket: Ticket
+        ticket, self._pending = queue.pop(self._pending)
         self.now_s = ticket.finish_s
         return ticket
+
+    def clients(self) -> set[int]:
+        """Return the clients of the tickets under way."""
+        return {ticket.client for ticket in queue.items(self._pending)}
+
+    def clear(self) -> tuple[Ticket, ...]:
+        """Forget all tickets under way and return them."""
+        tickets, self._pending = self.tickets, None
+        return tickets
+
+
+def to_columns(tickets: Iterable[Ticket]) -> dict[str, Tensor]:
+    """Return tickets as a tree of columns, exact and compact, for checkpoints."""
+    rows = list(tickets)
+    kinds = {"finish_s": torch.float64, "start_s": torch.float64, "dropped": torch.bool}
+    return {
+        name: torch.tensor([row[index] for row in rows], dtype=kinds.get(name, torch.int64))
+        for index, name in enumerate(Ticket._fields)
+    }
+
+
+def from_columns(columns: Mapping[str, Tensor]) -> tuple[Ticket, ...]:
+    """Return the tickets that `to_columns` wrote."""
+    return tuple(Ticket(*row) for row in zip(*(columns[name].tolist() for name in Ticket._fields), strict=True))

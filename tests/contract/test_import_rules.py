@@ -81,15 +81,20 @@ def test_no_module_is_a_drawer_for_everything() -> None:
     assert names & {"utils", "util", "helpers", "common", "misc"} == set()
 
 
-def test_every_package_is_listed_for_the_wheel() -> None:
+def test_every_package_is_found_for_the_wheel() -> None:
     import tomllib
 
-    listed = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"])
+    from setuptools import find_packages
+
+    given = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]["find"]
     found = {
         ".".join(path.parent.relative_to(ROOT).parts) for package in OURS for path in sources(package)
         if path.name == "__init__.py"
     }  # fmt: skip
-    assert found == listed
+    assert found == set(find_packages(str(ROOT), include=given["include"]))
+    assert {path.parent for package in OURS for path in sources(package)} == {
+        ROOT / name.replace(".", "/") for name in found
+    }
 
 
 def test_importing_the_command_line_imports_nothing_heavy() -> None:

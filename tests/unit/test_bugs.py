@@ -8,7 +8,7 @@ from orchestrator.cli import submitting
 from strategies.base import Contribution
 from strategies.federated.folding import fold
 from trainers import models, modules
-from trainers.local import LocalSettings, train
+from trainers.local import LocalSettings, Task, train
 
 SETTINGS = LocalSettings(1, None, 4, {"name": "sgd", "lr": 0.1}, None)
 
@@ -20,7 +20,7 @@ def test_clients_learn_although_folding_records_no_gradients() -> None:
     x, y = torch.randn(8, 3), torch.arange(8) % 2
 
     def contributions():  # type: ignore[no-untyped-def]
-        trained = train(model, start, x, y, SETTINGS, run_seed=0, round_=1, client=0)
+        trained = train(model, Task(0, 1, start), x, y, SETTINGS, run_seed=0)
         yield Contribution(trained.delta, 1.0)
 
     folded = fold(contributions())

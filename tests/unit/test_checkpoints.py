@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,7 @@ import torch
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.engines.base import RunState
 from orchestrator.errors import ConfigError, ResumeError
-from strategies.federated.clock import Ticket
+from strategies.federated.clock import AT_REST, Clock, Ticket
 from trainers import wire
 
 
@@ -19,13 +21,19 @@ def state(step: int) -> RunState:
     generator = torch.Generator().manual_seed(step)
     model = {"a": torch.randn(3, 5, generator=generator), "b.c": torch.randn((), generator=generator).double()}
     server = {"momentum": {"a": torch.randn(3, 5, generator=generator)}}
-    return RunState(step, model, server, 0.1 + step / 3, 7, (Ticket(1.1, 4, 2, step, 0.3),))
+    versions = {number: {"a": torch.randn(3, 5, generator=generator)} for number in (step - 1, step)}
+    clock = Clock.of(
+        0.1 + step / 3, 7, (Ticket(1.1, 4, 2, step, 0.3, dropped=True), Ticket(math.inf, 5, 3, AT_REST, 0.1))
+    )
+    return RunState(step, model, server, clock, versions)
 
 
 def assert_same(got: RunState | None, want: RunState) -> None:
     assert got is not None
-    assert replace(got, model={}, server={}) == replace(want, model={}, server={})
-    for mine, theirs in ((got.model, want.model), (got.server["momentum"], want.server["momentum"])):
+    assert replace(got, model={}, server={}, versions={}) == replace(want, model={}, server={}, versions={})
+    assert list(got.versions) == list(want.versions)
+    pairs = [(got.versions[number], want.versions[number]) for number in want.versions]
+    for mine, theirs in ((got.model, want.model), (got.server["momentum"], want.server["momentum"]), *pairs):
         assert list(mine) == list(theirs)
         assert all(torch.equal(mine[name], theirs[name]) and mine[name].dtype == theirs[name].dtype for name in mine)
 
@@ -101,8 +109,8 @@ def test_a_checkpoint_of_another_format_is_told(tmp_path: Path) -> None:
     store = CheckpointStore(tmp_path, keep=3)
     store.save(state(1))
     marker = tmp_path / "step-000001" / "checkpoint.json"
-    marker.write_text(marker.read_text().replace('"format": 1', '"format": 9'))
-    with pytest.raises(ResumeError, match="format 9, this version reads 1"):
+    marker.write_text(marker.read_text().replace('"format": 2', '"format": 9'))
+    with pytest.raises(ResumeError, match="format 9, this version reads 2"):
         store.load(1)
 
 
@@ -114,3 +122,16 @@ def test_storage_that_cannot_be_used_is_told_before_training(tmp_path: Path) -> 
         CheckpointStore("nonsense://bucket/run", keep=1)
     CheckpointStore(tmp_path / "new", keep=1).probe()
     assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_a_checkpoint_of_the_first_format_is_read(tmp_path: Path) -> None:
+    store, want = CheckpointStore(tmp_path, keep=3), replace(state(1), versions={}, clock=Clock(0.5, 7))
+    store.save(want)
+    folder = tmp_path / "step-000001"
+    for name in ("versions.arrow", "tickets.arrow"):
+        (folder / name).unlink()
+    marker = json.loads((folder / "checkpoint.json").read_text())
+    del marker["clients"], marker["files"]["versions.arrow"], marker["files"]["tickets.arrow"]
+    (folder / "checkpoint.json").write_text(json.dumps(marker | {"format": 1}))
+    assert_same(store.newest(), want)
+    assert store.client_store(tmp_path, 1).read([0, 5]) == [None, None]

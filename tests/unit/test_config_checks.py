@@ -32,6 +32,24 @@ def federated(**fields: Any) -> dict[str, Any]:
     return {"kind": "federated", **fields}
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "optimizer", "expected"),
+    [
+        ("scaffold", {"lr": 0.1, "weight_decay": 0.1}, []),
+        ("scaffold", {"momentum": 0.9}, ["strategy.client.optimizer.momentum"]),
+        ("scaffold", {"name": "adam"}, ["strategy.client.optimizer.name"]),
+        ("fednova", {"name": "SGD", "momentum": 0.9}, []),
+        ("fednova", {"name": "adamw"}, ["strategy.client.optimizer.name"]),
+        ("fednova", {"kwargs": {"nesterov": True}, "momentum": 0.9}, ["strategy.client.optimizer.kwargs"]),
+        ("afa-cs", {"name": "adam"}, []),
+    ],
+)
+def test_rules_that_read_gradients_off_steps_need_steps_they_can_read(
+    algorithm: str, optimizer: dict[str, Any], expected: list[str]
+) -> None:
+    assert paths(strategy=federated(algorithm={"name": algorithm}, client={"optimizer": optimizer})) == expected
+
+
 @pytest.mark.parametrize(("cohort", "fits"), [(1, True), (20, True), ("all", True), (21, False)])
 def test_a_cohort_is_no_larger_than_the_population(cohort: Any, fits: bool) -> None:
     problems = told(strategy=federated(algorithm={"cohort": cohort}))

@@ -46,7 +46,7 @@ data:
     clients: 0
 model: {name: cnn, filter: [32]}
 strategy:
-  algorithm: {name: fedprox, cohort: -20}
+  algorithm: {name: fedprox, mu: -1, cohort: -20}
   client:
     batch_size: ten
     optimizer:
@@ -64,8 +64,8 @@ epochs: 3
         ("exp.yaml:4", "data.name", "got 'fashion-mnits', expected one of digits, mnist, fashion-mnist, cora, "
          "citeseer, pubmed, tiny-shakespeare, synthetic, parquet or target: package.module:function"),
         ("exp.yaml:8", "model.filter", "unknown key 'filter': name 'cnn' has none such"),
-        ("exp.yaml:10", "strategy.algorithm.name", "got 'fedprox', expected 'fedavg'"),
         ("exp.yaml:10", "strategy.algorithm.cohort", "got -20, expected a whole number above 0 or 'all'"),
+        ("exp.yaml:10", "strategy.algorithm.mu", "got -1, expected a number of at least 0"),
         ("exp.yaml:12", "strategy.client.batch_size", "got 'ten', expected a whole number above 0 or 'full'"),
         ("exp.yaml:14", "strategy.client.optimizer.lr", "got .nan, expected a number above 0"),
         ("exp.yaml:16", "cluster.device", "got 'cuda', but cluster.resources_per_worker reserves no GPU"),
@@ -101,6 +101,8 @@ def test_what_is_missing_is_told_where_it_belongs(tmp_path: Path) -> None:
             "strategy.algorithm.weighting",
             "did you mean 'examples'?",
         ),
+        ({"strategy": {"algorithm": {"name": "fedpox"}}}, "strategy.algorithm.name", "did you mean 'fedprox'?"),
+        ({"strategy": {"algorithm": "scafold"}}, "strategy.algorithm", "write it as a section: {name: scaffold}"),
         ({"data": {"nmae": "digits"}}, "data.name", "did you mean 'name' where it says 'nmae'?"),
         ({"data": "digits"}, "data", "write it as a section: {name: digits}"),
         ({"data": "digit"}, "data", "write it as a section: {name: digits}"),

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 import orchestrator
-from orchestrator.engines import rounds
+from orchestrator.engines import cohorts
 from strategies.federated import folding
-from trainers import cohort, local
+from trainers import local
+from trainers.cohort import worker
 
 WIDTH = 57
 
@@ -32,20 +33,23 @@ def peaks(cohort_size: int, root: Path, monkeypatch: pytest.MonkeyPatch) -> tupl
         return trained
 
     def decode(payload: Any) -> Any:
-        tree = rounds_decode(payload)
+        tree = real_decode(payload)
         watched("sums", tree.values())
         return tree
 
-    rounds_decode = rounds.wire.decode
+    real_decode = cohorts.wire.decode
     with monkeypatch.context() as patch:
-        patch.setattr(cohort, "train", train)
-        patch.setattr(rounds.wire, "decode", decode)
+        patch.setattr(worker, "train", train)
+        patch.setattr(cohorts.wire, "decode", decode)
         orchestrator.run(
             {
                 "name": "memory",
                 "data": {"name": "digits", "partition": {"kind": "iid", "clients": 64}},
                 "model": {"name": "mlp", "hidden": [WIDTH]},
-                "strategy": {"algorithm": {"rounds": 2, "cohort": cohort_size}, "client": {"batch_size": "full"}},
+                "strategy": {
+                    "algorithm": {"rounds": 2, "cohort": cohort_size},
+                    "client": {"batch_size": "full", "vectorise": "loop"},
+                },
                 "cluster": {"workers": 0},
                 "tracking": {"enabled": False},
                 "storage": {"root": str(root)},
@@ -60,4 +64,4 @@ def test_a_larger_cohort_holds_no_more_trees(tmp_path: Path, monkeypatch: pytest
     large = peaks(64, tmp_path / "large", monkeypatch)
     assert small[0] >= 1 and small[1] >= 1
     assert large == small
-    assert folding.block_size_for(64) > folding.block_size_for(8)
+    assert len(folding.blocks(range(64))[0]) > len(folding.blocks(range(8))[0])

@@ -6,6 +6,7 @@ which examples a client sees is decided elsewhere. On workers the arrays are rea
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -47,6 +48,9 @@ class Dataset(NamedTuple):
         client_of: natural client of each training example, when the data has clients of its own.
         client_names: names of those clients, by number.
         class_names: names of the classes, by number, for reports.
+        client_shapes: shape of one example of each natural client, where clients differ in it. Rows are then flat and
+            as long as the largest; a client's values come first in its rows. Such data has no shared test set: the
+            test arrays are judged by nobody.
 
     Shapes: `train_x [n, ...]`, `train_y [n]` or for tokens `[n, T]`, likewise the test arrays; `client_of [n]`.
     """
@@ -63,6 +67,7 @@ class Dataset(NamedTuple):
     client_of: np.ndarray | None = None
     client_names: tuple[str, ...] | None = None
     class_names: tuple[str, ...] | None = None
+    client_shapes: tuple[tuple[int, ...], ...] | None = None
 
 
 class Inputs(Protocol):
@@ -74,6 +79,8 @@ class Inputs(Protocol):
     def input_shape(self) -> tuple[int, ...]: ...
     @property
     def scale(self) -> tuple[float, float] | None: ...
+    @property
+    def client_shapes(self) -> tuple[tuple[int, ...], ...] | None: ...
 
 
 _FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
@@ -90,6 +97,8 @@ def to_tensor(x: np.ndarray, inputs: Inputs, dtype: torch.dtype) -> Tensor:
     Shapes: result `[len(x), *input_shape]`.
     """
     shape = (len(x), *inputs.input_shape)
+    if inputs.client_shapes is not None:
+        x = x[:, : math.prod(inputs.input_shape)]
     if inputs.task == LANGUAGE_MODEL:
         return torch.from_numpy(x.astype(np.int64)).reshape(shape)
     values = x.astype(_FLOATS.get(dtype, np.float32))

@@ -85,6 +85,8 @@ def from_fields(fields: Mapping[str, Any], *, name: str) -> Dataset:
     given.update(_clients(name, given.get("client_of"), given.get("client_names")))
     for key in ("input_shape", "scale", "class_names"):
         given[key] = None if given.get(key) is None else tuple(given[key])
+    if given.get("client_shapes") is not None:
+        given["client_shapes"] = tuple(tuple(map(int, shape)) for shape in given["client_shapes"])
     return Dataset(**{"name": name, **given})
 
 

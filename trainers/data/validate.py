@@ -53,7 +53,7 @@ def _check_arrays(dataset: Dataset, part: str, x: np.ndarray, y: np.ndarray) -> 
         raise _error(dataset, f"{part}_x has no examples", "both training and test examples are needed")
     if len(x) != len(y):
         raise _error(dataset, f"{part}_x has {len(x)} rows but {part}_y {len(y)}", "give one label per example")
-    if math.prod(x.shape[1:]) != math.prod(dataset.input_shape):
+    if dataset.client_shapes is None and math.prod(x.shape[1:]) != math.prod(dataset.input_shape):
         raise _error(
             dataset,
             f"an example of {part}_x has shape {x.shape[1:]}, which does not fill input_shape {dataset.input_shape}",
@@ -97,6 +97,8 @@ def _check_finite(dataset: Dataset, field: str, x: np.ndarray) -> None:
 def _check_clients(dataset: Dataset) -> None:
     owners, names = dataset.client_of, dataset.client_names
     if owners is None:
+        if dataset.client_shapes is not None:
+            raise _error(dataset, "client_shapes is given without client_of", "give client_of, or leave both out")
         if names is not None:
             raise _error(dataset, "client_names is given without client_of", "give both or neither")
         return
@@ -108,3 +110,23 @@ def _check_clients(dataset: Dataset) -> None:
         raise _error(
             dataset, f"client_of runs from {owners.min()} to {owners.max()}", f"{len(names)} client_names are given"
         )
+    if dataset.client_shapes is not None:
+        _check_client_shapes(dataset, len(names))
+
+
+def _check_client_shapes(dataset: Dataset, num_clients: int) -> None:
+    shapes = dataset.client_shapes or ()
+    if dataset.task != CLASSIFICATION or dataset.train_x.ndim != 2 or dataset.test_x.ndim != 2:
+        raise _error(
+            dataset, f"client_shapes is given with train_x {dataset.train_x.shape}", "give flat rows [n, width]"
+        )
+    if len(shapes) != num_clients:
+        raise _error(dataset, f"{len(shapes)} client_shapes are given for {num_clients} clients", "give one a client")
+    width = dataset.train_x.shape[1]
+    for client, shape in enumerate(shapes):
+        if not shape or min(shape) < 1 or math.prod(shape) > width:
+            raise _error(
+                dataset,
+                f"client {client} has inputs of shape {shape}, but rows hold {width} values",
+                "a shape's sizes are above 0, and their product at most the length of a row",
+            )

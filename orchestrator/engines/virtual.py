@@ -1,0 +1,74 @@
+"""What of an experiment concerns virtual time: its clients' behaviour, who samples them, and the pace of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+from strategies.federated.timeline import Population
+from trainers.data.traces import load_trace
+
+from orchestrator.config.schema import Experiment, Federated
+from orchestrator.preparing import Prepared
+from strategies.federated import DEFAULT_PACING
+from strategies.federated.behaviour import behaviour, communication_s, trace_paths
+from strategies.federated.pacing import Pace, pacing
+from strategies.federated.sampling import Sampler, sampler
+from trainers.cohort import holdout
+from trainers.local import LocalSettings
+
+
+class Virtual(NamedTuple):
+    """Everything that a plan of the next step needs beside the state."""
+
+    pace: Pace
+    population: Population
+    sampler: Sampler
+
+
+def virtual(prepared: Prepared, num_bytes: int) -> Virtual:
+    """Return the virtual side of a federated experiment.
+
+    Args:
+        num_bytes: of a model on the wire, for how long transfers take.
+
+    Raises:
+        DataError: when a trace cannot be read. ValueError: when the parts do not go together.
+    """
+    experiment = prepared.experiment
+    strategy = experiment.strategy
+    assert isinstance(strategy, Federated) and prepared.partition is not None
+    section = strategy.behaviour.model_dump()
+    speeds = section["speed"].get("path")
+    traces = {path: load_trace(path, speeds=path == speeds) for path in trace_paths(section)}
+    offsets = prepared.partition.offsets
+    num_clients, algorithm = prepared.partition.num_clients, strategy.algorithm
+    population = Population(
+        experiment.seed,
+        num_clients,
+        behaviour(experiment.seed, section, traces),
+        _steps_of(experiment, offsets),
+        lambda ids: offsets[ids + 1] - offsets[ids],
+        strategy.behaviour.step_s,
+        communication_s(num_bytes, num_bytes, **section["link"]),
+    )
+    pace = pacing(
+        strategy.pacing.model_dump(),
+        num_clients=num_clients,
+        cohort=num_clients if algorithm.cohort == "all" else algorithm.cohort,
+        made_for=DEFAULT_PACING[algorithm.name],
+        buffer=getattr(algorithm, "buffer", None),
+    )
+    return Virtual(pace, population, sampler(strategy.sampler.model_dump()))
+
+
+def _steps_of(experiment: Experiment, offsets: np.ndarray) -> Callable[[int], int]:
+    settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
+    fraction = experiment.evaluate.clients.held_out
+
+    def steps_of(client: int) -> int:
+        num_examples = int(offsets[client + 1] - offsets[client])
+        return settings.num_steps(num_examples - holdout.num_held(num_examples, fraction))
+
+    return steps_of

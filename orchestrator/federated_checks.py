@@ -1,0 +1,101 @@
+"""Whether the parts of a federated experiment go together, found with the data and the model at hand."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import torch
+
+from orchestrator.config import Origins
+from orchestrator.config.schema import Federated
+from orchestrator.errors import Problem
+from strategies.compression import build
+from strategies.compression.error_feedback import insist_contractive
+from strategies.seeds import integer
+from trainers.cohort.bodies import Bodies, SharedTensorsDiffer, body
+from trainers.data.base import DataError
+
+if TYPE_CHECKING:
+    from orchestrator.preparing import Prepared
+
+
+def federated_problems(prepared: Prepared, where: Origins) -> Iterator[Problem]:
+    """Yield what cannot be run: codecs, aggregated tensors, samplers, paces and traces that do not fit."""
+    strategy = prepared.experiment.strategy
+    assert isinstance(strategy, Federated)
+    yield from _codecs(strategy, where)
+    yield from _shared(prepared, where)
+    yield from _virtual(prepared, where)
+
+
+def _codecs(strategy: Federated, where: Origins) -> Iterator[Problem]:
+    for name in ("compression", "downlink"):
+        path = f"strategy.{name}"
+        try:
+            codec = build([section.model_dump() for section in getattr(strategy, name)])
+            if name == "compression" and strategy.error_feedback:
+                path = "strategy.error_feedback"
+                insist_contractive(codec)
+        except ValueError as error:
+            yield Problem(where(path), path, str(error))
+    if strategy.error_feedback and not strategy.compression:
+        path, message = "strategy.error_feedback", "got true, but nothing is compressed"
+        yield Problem(where(path), path, message, "give strategy.compression, or error_feedback: false")
+
+
+def _shared(prepared: Prepared, where: Origins) -> Iterator[Problem]:
+    """Hold the pattern of aggregated tensors against every network that clients train."""
+    experiment, path = prepared.experiment, "strategy.aggregate_keys"
+    pattern = experiment.strategy.aggregate_keys
+    try:
+        re.compile(pattern or "")
+    except re.error as error:
+        yield Problem(where(path), path, f"got {pattern!r}, which is no regular expression: {error}")
+        return
+    first = body(prepared.model, prepared.dataset, pattern)
+    names = ", ".join([*first.first_personal, *first.frozen][:6])
+    if not first.shared:
+        yield Problem(where(path), path, f"got {pattern!r}, which no tensor's name matches", f"names are {names}, ...")
+        return
+    if prepared.dataset.client_shapes is not None:
+        seed = integer(experiment.seed, "model")
+        try:
+            Bodies(experiment.model.model_dump(), prepared.dataset, seed, pattern, torch.device("cpu")).check()
+        except SharedTensorsDiffer as error:
+            hint = "let strategy.aggregate_keys match tensors that all clients have in the same shape"
+            yield Problem(where(path), path, str(error), hint)
+    whole = not first.first_personal and prepared.dataset.client_shapes is None
+    if not whole and not experiment.evaluate.clients.held_out:
+        message = "is 0, but tensors stay with their clients, so there is no whole model to test but theirs"
+        yield Problem(
+            where("evaluate.clients.held_out"), "evaluate.clients.held_out", message, "evaluate.clients.held_out=0.2"
+        )
+
+
+def _virtual(prepared: Prepared, where: Origins) -> Iterator[Problem]:
+    from orchestrator.engines.virtual import virtual
+    from strategies.federated.pacing import Synchronous
+
+    strategy = prepared.experiment.strategy
+    try:
+        pace, population, sampler = virtual(prepared, num_bytes=0)
+    except DataError as error:
+        yield Problem(where("strategy.behaviour"), "strategy.behaviour", error.message, error.hint)
+        return
+    except ValueError as error:
+        yield Problem(where("strategy.pacing"), "strategy.pacing", str(error))
+        return
+    path = "strategy.sampler"
+    if sampler.needs_losses and not isinstance(pace, Synchronous):
+        message = "measures losses before each round, and this pacing has no rounds"
+        yield Problem(where(path), path, message, "fresh_losses: false, or pacing: {kind: synchronous}")
+    outside = [client for client in sampler.among or () if client >= population.num_clients]
+    if outside:
+        message = f"names client {outside[0]}, but there are {population.num_clients}, counted from 0"
+        yield Problem(where(path), path, message)
+    if sampler.among is not None and isinstance(pace, Synchronous) and pace.cohort > len(sampler.among):
+        path = "strategy.algorithm.cohort"
+        message = f"got {strategy.algorithm.cohort}, but the sampler names {len(sampler.among)} clients"
+        yield Problem(where(path), path, message, f"{path}={len(sampler.among)}")

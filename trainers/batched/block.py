@@ -1,0 +1,54 @@
+"""The examples of several clients, one after another in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strategies.partition.base import Partition
+from trainers.data.base import Dataset, to_labels, to_tensor
+
+
+class Block(NamedTuple):
+    """Clients' examples end to end.
+
+    Shapes: `x [N, ...]`, `y [N]` or for tokens `[N, T]`, `sizes [C]` adding up to N.
+    """
+
+    x: Tensor
+    y: Tensor
+    sizes: tuple[int, ...]
+
+    def parts(self) -> list[tuple[Tensor, Tensor]]:
+        """Return each client's examples, as views."""
+        sizes = list(self.sizes)
+        return list(zip(self.x.split(sizes), self.y.split(sizes), strict=True))
+
+    def cut(self, start: int, stop: int) -> Block:
+        """Return the block of the clients `start:stop`, as a view."""
+        first, last = sum(self.sizes[:start]), sum(self.sizes[:stop])
+        return Block(self.x[first:last], self.y[first:last], self.sizes[start:stop])
+
+
+Gather = Callable[[Sequence[int]], Block]
+"""From client numbers to their block."""
+
+
+def joined(parts: Sequence[tuple[Tensor, Tensor]]) -> Block:
+    """Return the block of clients whose examples are given one by one."""
+    return Block(torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts]), tuple(len(x) for x, _ in parts))
+
+
+def gather(
+    dataset: Dataset, partition: Partition, clients: Sequence[int], dtype: torch.dtype, device: torch.device
+) -> Block:
+    """Read the training examples of clients, all at once: one indexing and one conversion, not one a client."""
+    rows = [partition.rows(client) for client in clients]
+    index = np.concatenate(rows)
+    x = to_tensor(np.take(dataset.train_x, index, axis=0), dataset, dtype)
+    y = to_labels(np.take(dataset.train_y, index, axis=0))
+    return Block(x.to(device), y.to(device), tuple(len(each) for each in rows))

@@ -1,0 +1,86 @@
+"""From a client's trained change to what the server folds: codec, error feedback, rule, and what is remembered.
+
+    delta -> encode -> bytes -> decode -> rule.contribute -> (tree, weight)
+
+The payload is made and read even where both ends are one process, so the server's model is what a real exchange
+would give, and the bytes that are counted are the lengths of real payloads.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from torch import Tensor
+
+from strategies.base import Contribution, Participation, ServerRule, Tree, Update
+from strategies.compression import Codec, compensate
+from trainers import wire
+from trainers.cohort.messages import Work
+from trainers.cohort.remembered import Remembered
+from trainers.local import Trained
+
+
+class Sent(NamedTuple):
+    """What one client's update comes to."""
+
+    contribution: Contribution
+    state: Remembered
+    num_bytes: int
+
+
+class Uplink(NamedTuple):
+    """How updates travel.
+
+    Args:
+        rule: the server's. codec: None sends the plain tree.
+        error_feedback: what a codec leaves unsent is added to the client's next update.
+        client_lr, momentum: of the clients' optimizer.
+    """
+
+    rule: ServerRule
+    codec: Codec | None
+    error_feedback: bool
+    client_lr: float
+    momentum: float
+
+    @property
+    def plain(self) -> bool:
+        """Whether an update arrives as it was made."""
+        return self.codec is None
+
+    def send(
+        self,
+        work: Work,
+        trained: Trained,
+        num_examples: int,
+        sent: Tree,
+        state: Remembered,
+        proximal: float,
+        seed: int,
+    ) -> Sent:
+        """Pass one update through the codec and let the rule weigh it.
+
+        Args:
+            trained: whose `delta` holds the aggregated tensors only.
+            sent: what the rule sent beside the model. proximal: the term the client trained with.
+            seed: of a codec that draws.
+        """
+        tree: Mapping[str, Tensor] = trained.delta
+        residual = state.residual
+        if self.codec is None:
+            num_bytes = wire.size(tree)
+        else:
+            codec = self.codec.seeded(seed)
+            if self.error_feedback:
+                payload, tree, residual = compensate(codec, tree, residual or None)
+            else:
+                payload = codec.encode(tree)
+                tree = codec.decode(payload)
+            num_bytes = len(payload)
+            tree = {name: tensor.to(trained.delta[name].device) for name, tensor in tree.items()}
+        update = Update(str(work.client), tree, float(num_examples), trained.num_steps, {"loss": trained.loss})
+        about = Participation(work.staleness, self.client_lr, self.momentum, proximal, sent, state.memory)
+        contribution = self.rule.contribute(update, about)
+        memory = state.memory if contribution.memory is None else contribution.memory
+        return Sent(contribution, state._replace(memory=memory, residual=residual), num_bytes)
