@@ -14,8 +14,10 @@ from orchestrator.errors import Problem
 from strategies.compression import build
 from strategies.compression.error_feedback import insist_contractive
 from strategies.seeds import integer
+from trainers.batched import refusal
 from trainers.cohort.bodies import Bodies, SharedTensorsDiffer, body
 from trainers.data.base import DataError
+from trainers.local import LocalSettings
 
 if TYPE_CHECKING:
     from orchestrator.preparing import Prepared
@@ -28,6 +30,19 @@ def federated_problems(prepared: Prepared, where: Origins) -> Iterator[Problem]:
     yield from _codecs(strategy, where)
     yield from _shared(prepared, where)
     yield from _virtual(prepared, where)
+    yield from _batched(prepared, where)
+
+
+def _batched(prepared: Prepared, where: Origins) -> Iterator[Problem]:
+    """Refuse to train side by side what cannot be."""
+    client, path = prepared.experiment.strategy.client, "strategy.client.vectorise"
+    if client.vectorise != "batched":
+        return
+    why = "clients differ in the shape of their input"
+    if prepared.dataset.client_shapes is None:
+        why = refusal(prepared.model, LocalSettings.from_section(client.model_dump()), prepared.dataset)
+    if why:
+        yield Problem(where(path), path, f"got 'batched', but {why}", "strategy.client.vectorise=auto, or loop")
 
 
 def _codecs(strategy: Federated, where: Origins) -> Iterator[Problem]:

@@ -26,6 +26,7 @@ from orchestrator.life import Life, RunInterrupted, RunResult, Trial, checkpoint
 from orchestrator.preparing import prepare
 from orchestrator.progress import Progress
 from orchestrator.rundir import RunDirectory
+from orchestrator.vectorising import settle
 
 __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
 
@@ -67,10 +68,13 @@ def run(
         overrides = (*overrides, format_override("storage.root", str(root)))
     loaded = load_experiment(config, overrides)
     experiment = loaded.experiment
-    prepared = prepare(loaded)
+    prepared, how = settle(prepare(loaded))
+    experiment = prepared.experiment
     with Interrupts() as interrupts, Progress.of(experiment, quiet=quiet) as progress:
         for line in loaded.changed:
             progress.message(f"changed  {line}")
+        if how:
+            progress.message(how)
         life = Life(experiment, progress, interrupts, trial)
         with open_engine(prepared, interrupts, life.notify, _user_paths(), loaded.where) as engine:
             if experiment.checkpoint.storage:

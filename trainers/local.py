@@ -137,7 +137,8 @@ def train(model: nn.Module, task: Task, x: Tensor, y: Tensor, settings: LocalSet
         raise ValueError(f"client {task.client} is to make {task.num_steps} steps; a participation makes at least one")
     layout.settle(model, x)
     modules.load(model, task.start)
-    model.train()
+    if not model.training:
+        model.train()
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     step = _stepper(settings, task, named)
     parameters = list(named.values())

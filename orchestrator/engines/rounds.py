@@ -34,6 +34,7 @@ from orchestrator.engines.virtual import Virtual, virtual
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
+from orchestrator.vectorising import NUM_BATCHED_BLOCKS, how_trained
 from strategies.base import ServerRule, Tree
 from strategies.federated import server_rule
 from strategies.federated.clock import Ticket
@@ -43,6 +44,7 @@ from strategies.federated.sampling import Feedback, uniform
 from strategies.federated.timeline import Starved, StepPlan, plan, shortlist
 from strategies.seeds import generator
 from trainers import wire
+from trainers.batched import Choice
 from trainers.cohort import ClientReport, Work
 from trainers.cohort.bodies import body
 from trainers.cohort.releases import downlink_codec, release
@@ -70,6 +72,7 @@ class RoundsEngine:
     _rule: ServerRule = field(init=False)
     _virtual: Virtual = field(init=False)
     _broadcasts: Broadcasts = field(init=False)
+    _choice: Choice = field(init=False)
     _cohorts: Cohorts = field(init=False)
     _ends: bool = field(init=False, default=False)
 
@@ -87,7 +90,9 @@ class RoundsEngine:
         self._virtual = virtual(self.prepared, wire.size(self._body.first_shared))
         codec = downlink_codec(_sections(strategy.downlink), self._rule, self._body.first_shared)
         self._broadcasts = Broadcasts(self.executor, codec, experiment.seed)
-        self._cohorts = Cohorts(self.executor, strategy.fold_block, self._num_blocks())
+        self._choice = how_trained(self.prepared)
+        num_blocks = NUM_BLOCKS if self._choice.kind == "loop" else NUM_BATCHED_BLOCKS
+        self._cohorts = Cohorts(self.executor, strategy.fold_block, num_blocks)
 
     # -- life cycle ------------------------------------------------------------------------------------------
 
@@ -118,6 +123,7 @@ class RoundsEngine:
                     "error_feedback": strategy.error_feedback,
                     "aggregate_keys": strategy.aggregate_keys,
                     "held_out": experiment.evaluate.clients.held_out,
+                    "vectorise": self._choice.kind,
                     "on_failure": strategy.on_failure,
                     "threads": experiment.cluster.threads_per_worker,
                     "device": experiment.cluster.device,
@@ -290,9 +296,6 @@ class RoundsEngine:
             "num_clients": self.prepared.partition.num_clients,
             **algorithm.arguments(),
         }
-
-    def _num_blocks(self) -> int:
-        return NUM_BLOCKS
 
 
 def _learned(state: RunState) -> Tree:

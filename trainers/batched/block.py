@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 
 from strategies.partition.base import Partition
-from trainers.data.base import Dataset, to_labels, to_tensor
+from trainers.data.base import LANGUAGE_MODEL, Dataset, to_labels, to_tensor
+
+_FLOATS = {torch.float32: np.float32, torch.float64: np.float64}
 
 
 class Block(NamedTuple):
@@ -49,6 +51,10 @@ def gather(
     """Read the training examples of clients, all at once: one indexing and one conversion, not one a client."""
     rows = [partition.rows(client) for client in clients]
     index = np.concatenate(rows)
-    x = to_tensor(np.take(dataset.train_x, index, axis=0), dataset, dtype)
+    taken = np.take(dataset.train_x, index, axis=0)
+    if dataset.task != LANGUAGE_MODEL and taken.dtype == _FLOATS.get(dtype):
+        x = torch.from_numpy(taken).reshape(len(taken), *dataset.input_shape)  # `to_tensor` would copy once more
+    else:
+        x = to_tensor(taken, dataset, dtype)
     y = to_labels(np.take(dataset.train_y, index, axis=0))
     return Block(x.to(device), y.to(device), tuple(len(each) for each in rows))

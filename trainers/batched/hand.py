@@ -78,8 +78,7 @@ class _Run:
     def _made_span(self, settings: LocalSettings, lr: float | None, begins: Tensor, clients: int) -> Span | None:
         """Return the first layer as a span where it can be one and that pays."""
         first, plan = self._links[0], self._plan
-        section = settings.optimizer
-        kind, arguments = optimizers.resolve(section)
+        kind, arguments = optimizers.resolve(settings.optimizer)
         if not isinstance(first, Dense) or kind is not torch.optim.SGD:
             return None
         if first.names[0] in self._corrections.offsets:

@@ -8,17 +8,11 @@ would give, and the bytes that are counted are the lengths of real payloads.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import NamedTuple
-
-from torch import Tensor
 
 from strategies.base import Contribution, Participation, ServerRule, Tree, Update
 from strategies.compression import Codec, compensate
-from trainers import wire
-from trainers.cohort.messages import Work
 from trainers.cohort.remembered import Remembered
-from trainers.local import Trained
 
 
 class Sent(NamedTuple):
@@ -33,13 +27,14 @@ class Uplink(NamedTuple):
     """How updates travel.
 
     Args:
-        rule: the server's. codec: None sends the plain tree.
+        rule: the server's. codec: None sends the plain tree, of `plain_bytes`.
         error_feedback: what a codec leaves unsent is added to the client's next update.
         client_lr, momentum: of the clients' optimizer.
     """
 
     rule: ServerRule
     codec: Codec | None
+    plain_bytes: int
     error_feedback: bool
     client_lr: float
     momentum: float
@@ -49,38 +44,27 @@ class Uplink(NamedTuple):
         """Whether an update arrives as it was made."""
         return self.codec is None
 
-    def send(
-        self,
-        work: Work,
-        trained: Trained,
-        num_examples: int,
-        sent: Tree,
-        state: Remembered,
-        proximal: float,
-        seed: int,
-    ) -> Sent:
+    def send(self, update: Update, staleness: int, sent: Tree, state: Remembered, proximal: float, seed: int) -> Sent:
         """Pass one update through the codec and let the rule weigh it.
 
         Args:
-            trained: whose `delta` holds the aggregated tensors only.
+            update: of the aggregated tensors only. staleness: of the version it was trained from.
             sent: what the rule sent beside the model. proximal: the term the client trained with.
             seed: of a codec that draws.
         """
-        tree: Mapping[str, Tensor] = trained.delta
         residual = state.residual
         if self.codec is None:
-            num_bytes = wire.size(tree)
+            num_bytes = self.plain_bytes
         else:
-            codec = self.codec.seeded(seed)
+            codec, delta = self.codec.seeded(seed), update.tree
             if self.error_feedback:
-                payload, tree, residual = compensate(codec, tree, residual or None)
+                payload, decoded, residual = compensate(codec, delta, residual or None)
             else:
-                payload = codec.encode(tree)
-                tree = codec.decode(payload)
+                payload = codec.encode(delta)
+                decoded = codec.decode(payload)
             num_bytes = len(payload)
-            tree = {name: tensor.to(trained.delta[name].device) for name, tensor in tree.items()}
-        update = Update(str(work.client), tree, float(num_examples), trained.num_steps, {"loss": trained.loss})
-        about = Participation(work.staleness, self.client_lr, self.momentum, proximal, sent, state.memory)
+            update = update._replace(tree={name: t.to(delta[name].device) for name, t in decoded.items()})
+        about = Participation(staleness, self.client_lr, self.momentum, proximal, sent, state.memory)
         contribution = self.rule.contribute(update, about)
         memory = state.memory if contribution.memory is None else contribution.memory
         return Sent(contribution, state._replace(memory=memory, residual=residual), num_bytes)

@@ -6,26 +6,31 @@ answer depends on, so any worker may answer any question, twice if need be, with
 
 from __future__ import annotations
 
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor
 
-from strategies.base import Contribution, Tree
+from strategies.base import Contribution, Fold, Tree, Update
 from strategies.compression import build
 from strategies.federated import server_rule
-from strategies.federated.folding import Summation, fold
+from strategies.federated.folding import Summation, add, fold
 from strategies.partition.base import Partition
 from strategies.seeds import integer
 from trainers import modules, optimizers, wire
+from trainers.batched import Batched, Block, Group
 from trainers.cohort import holdout, remembered
 from trainers.cohort.bodies import Bodies, Body
 from trainers.cohort.messages import ClientReport, EvalReport, PersonalReport, SpanReport, Work
 from trainers.cohort.releases import Release, Releases, downlink_codec
+from trainers.cohort.remembered import Remembered
+from trainers.cohort.side_by_side import Row, fold_group
 from trainers.cohort.uplink import Uplink
 from trainers.data.base import Dataset, to_labels, to_tensor
 from trainers.local import LocalSettings, Task, Trained, loss_of, train
@@ -34,6 +39,40 @@ from trainers.threads import intra_op_threads
 
 class ClientFailed(Exception):
     """A client's training raised; the message names the client and the reason."""
+
+
+class Told(NamedTuple):
+    """What a call has to tell so far: a report a participation, and clients' new states."""
+
+    reports: list[ClientReport]
+    states: dict[int, pa.Buffer]
+
+
+class Item(NamedTuple):
+    """One participation with all that it starts from."""
+
+    work: Work
+    rows: np.ndarray
+    body: Body
+    state: Remembered
+    sent: Tree
+    task: Task
+
+    def dropped(self, reason: str) -> ClientReport:
+        """Return the report of a participation that came to nothing."""
+        return ClientReport(self.work.client, len(self.rows), 0, math.nan, reason, self.work.staleness)
+
+
+def waves(block: Sequence[Work]) -> list[list[Work]]:
+    """Split a block so that nobody takes part twice in a wave: the second time starts from what the first left."""
+    split: list[list[Work]] = []
+    times: Counter[int] = Counter()
+    for work in block:
+        if times[work.client] == len(split):
+            split.append([])
+        split[times[work.client]].append(work)
+        times[work.client] += 1
+    return split
 
 
 class CohortWorker:
@@ -47,6 +86,7 @@ class CohortWorker:
         error_feedback: clients keep what their codec left unsent.
         aggregate_keys: pattern of the tensors that are aggregated; None for all. The others stay with their client.
         held_out: fraction of its examples that a client keeps from training.
+        vectorise: `loop` trains one client after another, `batched` those of a block side by side.
         on_failure: `raise`, `drop`, or `retry` (two more attempts, then raise) when a client's training fails.
         threads: intra-op threads. device: `cpu` or `cuda`.
     """
@@ -65,6 +105,7 @@ class CohortWorker:
         error_feedback: bool = False,
         aggregate_keys: str | None = None,
         held_out: float = 0.0,
+        vectorise: str = "loop",
         on_failure: str = "raise",
         threads: int = 1,
         device: str = "cpu",
@@ -76,12 +117,17 @@ class CohortWorker:
         self._settings = LocalSettings.from_section(client)
         self._bodies = Bodies(model, dataset, integer(seed, "model"), aggregate_keys, self._device)
         self._rule = server_rule(**algorithm)
-        shared = self._bodies.check().first_shared
+        first = self._bodies.check()
+        shared = first.first_shared
+        self._batched: Batched | None = None
+        if vectorise == "batched":
+            self._batched = Batched(first.model, self._settings, first.inputs.input_shape)
         self._first_memory = self._rule.remember(shared)
         defaults = optimizers.defaults(self._settings.optimizer)
         self._uplink = Uplink(
             self._rule,
             build(compression).bind(shared) if compression else None,
+            wire.size(shared),
             error_feedback,
             defaults.get("lr", 1.0),
             defaults.get("momentum", 0.0),
@@ -95,18 +141,17 @@ class CohortWorker:
         with intra_op_threads(self._threads):
             releases, wire_s = self._releases.receive(versions, broadcasts)
             began = time.perf_counter()
-            reports: list[ClientReport] = []
-            states: dict[int, pa.Buffer] = {}
+            told = Told([], {})
             summation = Summation()
             for block in blocks:
-                summation.push(fold(self._contributions(block, releases, reports, states)))
+                summation.push(self._fold(block, releases, told))
             folded = summation.total()
             compute_s = time.perf_counter() - began
             began = time.perf_counter()
             total = wire.encode(folded.total) if folded else None
             wire_s += time.perf_counter() - began
         weight, count = (folded.weight, folded.num_clients) if folded else (0.0, 0)
-        return SpanReport(total, weight, count, tuple(reports), states, compute_s, wire_s)
+        return SpanReport(total, weight, count, tuple(told.reports), told.states, compute_s, wire_s)
 
     @torch.no_grad()
     def evaluate(self, start: int, stop: int, batch_size: int, version: int, broadcast: pa.Buffer) -> EvalReport:
@@ -137,55 +182,112 @@ class CohortWorker:
 
     # -- training -------------------------------------------------------------------------------------------------
 
-    def _contributions(
-        self,
-        block: Sequence[Work],
-        releases: Mapping[int, Release],
-        reports: list[ClientReport],
-        states: dict[int, pa.Buffer],
-    ) -> Iterator[Contribution]:
-        for work in block:
-            release = releases[work.version]
-            rows, _ = self._rows(work.client)
-            body = self._bodies.of(rows)
-            # A client that takes part twice in a step goes on from what its first part left behind.
-            state = remembered.decode(states.get(work.client, work.state), self._device)
-            state = state._replace(memory=state.memory or self._first_memory)
-            correction = self._rule.correct(release.sent, state.memory)
-            start = release.model
-            if body.first_personal or body.frozen:
-                start = {**release.model, **(state.personal or body.first_personal), **body.frozen}
-            task = Task(work.client, work.version + 1, start, work.repeat, work.num_steps or None, correction)
-            trained, reason = self._attempt(body, task, rows)
-            if trained is None:
-                reports.append(ClientReport(work.client, len(rows), 0, float("nan"), reason, work.staleness))
-                continue
-            if body.first_personal:
-                own = modules.tensors(body.model)
-                state = state._replace(personal={name: own[name].clone() for name in body.first_personal})
-            trained = trained._replace(delta={name: trained.delta[name] for name in body.shared})
-            seed = integer(self._seed, "codec", work.version + 1, work.client, work.repeat)
-            sent = self._uplink.send(work, trained, len(rows), release.sent, state, correction.proximal, seed)
-            if not sent.state.empty:
-                states[work.client] = remembered.encode(sent.state)
-            figures = (work.client, len(rows), trained.num_steps, trained.loss, "", work.staleness, sent.num_bytes)
-            reports.append(ClientReport(*figures))
-            yield sent.contribution
+    def _fold(self, block: Sequence[Work], releases: Mapping[int, Release], told: Told) -> Fold | None:
+        """Train a block of participations and fold their contributions."""
+        if self._batched is None:
+            return fold(self._one_by_one(block, releases, told))
+        total: Fold | None = None
+        for wave in waves(block):
+            total = add(total, self._side_by_side(wave, releases, told))
+        return total
 
-    def _attempt(self, body: Body, task: Task, rows: np.ndarray) -> tuple[Trained | None, str]:
+    def _one_by_one(self, block: Sequence[Work], releases: Mapping[int, Release], told: Told) -> Iterator[Contribution]:
+        for work in block:
+            item = self._item(work, releases, told)
+            trained, reason = self._attempt(item)
+            if trained is None:
+                told.reports.append(item.dropped(reason))
+                continue
+            personal: Tree = {}
+            if item.body.first_personal:
+                own = modules.tensors(item.body.model)
+                personal = {name: own[name].clone() for name in item.body.first_personal}
+            delta = {name: trained.delta[name] for name in item.body.shared}
+            yield self._send(item, delta, trained.num_steps, trained.loss, personal, told)
+
+    def _side_by_side(self, wave: Sequence[Work], releases: Mapping[int, Release], told: Told) -> Fold | None:
+        assert self._batched is not None
+        items = [self._item(work, releases, told) for work in wave]
+        groups = self._batched.groups([item.task for item in items], self._examples(items), run_seed=self._seed)
+        done, total = 0, None
+        while done < len(items):
+            try:
+                group = next(groups)
+            except Exception:  # a user's model may raise anything: one by one, whoever raises is found and named
+                return add(total, fold(self._one_by_one(wave[done:], releases, told)))
+            part = items[done : done + len(group.loss)]
+            done += len(part)
+            total = add(total, self._send_group(part, group, told))
+        return total
+
+    def _send_group(self, items: Sequence[Item], group: Group, told: Told) -> Fold | None:
+        rows = [Row(group, place, item.body.shared) for place, item in enumerate(items)]
+        kept, contributions = [], []
+        for place, (item, reason) in enumerate(zip(items, group.failed(), strict=True)):
+            if reason and self._on_failure != "drop":
+                raise ClientFailed(f"client {item.work.client}: NotFinite: {reason}")
+            if reason:
+                told.reports.append(item.dropped(f"NotFinite: {reason}"))
+                continue
+            personal: Tree = {}
+            if item.body.first_personal:
+                every = Row(group, place, tuple(item.body.first_personal))
+                personal = {name: item.task.start[name] + change for name, change in every.items()}
+            sent = self._send(item, rows[place], group.num_steps[place], group.loss[place], personal, told)
+            kept.append(place)
+            contributions.append(sent)
+        return fold_group(group, rows, contributions, kept)
+
+    def _item(self, work: Work, releases: Mapping[int, Release], told: Told) -> Item:
+        """Put together what one participation starts from."""
+        release = releases[work.version]
+        rows, _ = self._rows(work.client)
+        body = self._bodies.of(rows)
+        # A client that takes part twice in a step goes on from what its first part left behind.
+        state = remembered.decode(told.states.get(work.client, work.state), self._device)
+        state = state._replace(memory=state.memory or self._first_memory)
+        correction = self._rule.correct(release.sent, state.memory)
+        start = release.model
+        if body.first_personal or body.frozen:
+            start = {**release.model, **(state.personal or body.first_personal), **body.frozen}
+        task = Task(work.client, work.version + 1, start, work.repeat, work.num_steps or None, correction)
+        return Item(work, rows, body, state, release.sent, task)
+
+    def _attempt(self, item: Item) -> tuple[Trained | None, str]:
         """Train one client as often as `on_failure` allows; return None and the reason when it is to be dropped."""
         attempts = 3 if self._on_failure == "retry" else 1
         for attempt in range(1, attempts + 1):
             try:
-                x, y = self._tensors(body, self._dataset.train_x, self._dataset.train_y, rows)
-                return train(body.model, task, x, y, self._settings, run_seed=self._seed), ""
+                x, y = self._tensors(item.body, self._dataset.train_x, self._dataset.train_y, item.rows)
+                return train(item.body.model, item.task, x, y, self._settings, run_seed=self._seed), ""
             except Exception as error:  # a user's model may raise anything
                 reason = f"{type(error).__name__}: {error}"
                 if self._on_failure == "drop":
                     return None, reason
                 if attempt == attempts:
-                    raise ClientFailed(f"client {task.client}: {reason}") from error
+                    raise ClientFailed(f"client {item.work.client}: {reason}") from error
         raise AssertionError("unreachable")
+
+    def _send(self, item: Item, delta: Tree, num_steps: int, loss: float, personal: Tree, told: Told) -> Contribution:
+        """Pass an update on, and tell of it."""
+        work, num_examples = item.work, len(item.rows)
+        seed = 0 if self._uplink.plain else integer(self._seed, "codec", *item.task.seed_indices)
+        state = item.state._replace(personal=personal) if personal else item.state
+        update = Update(str(work.client), delta, float(num_examples), num_steps, {"loss": loss})
+        sent = self._uplink.send(update, work.staleness, item.sent, state, item.task.correction.proximal, seed)
+        if not sent.state.empty:
+            told.states[work.client] = remembered.encode(sent.state)
+        told.reports.append(
+            ClientReport(work.client, num_examples, num_steps, loss, "", work.staleness, sent.num_bytes)
+        )
+        return sent.contribution
+
+    def _examples(self, items: Sequence[Item]) -> Block:
+        """Read the examples of several clients at once: one indexing and one conversion, not one a client."""
+        x, y = self._tensors(
+            items[0].body, self._dataset.train_x, self._dataset.train_y, np.concatenate([item.rows for item in items])
+        )
+        return Block(x, y, tuple(len(item.rows) for item in items))
 
     # -- evaluation -----------------------------------------------------------------------------------------------
 

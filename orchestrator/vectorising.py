@@ -1,0 +1,77 @@
+"""How a federated run trains its clients, one by one or side by side: decided before it starts, and kept in its file.
+
+`auto` is decided by a rule that gives the same answer on every machine. `measured` times both on this one, so the
+answer may differ elsewhere; what it was stands in `config.resolved.yaml`, and who runs that file gets the same bits.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from orchestrator.config.schema import Federated
+from orchestrator.engines.virtual import virtual
+from orchestrator.preparing import Prepared
+from strategies.federated.pacing import Synchronous
+from strategies.federated.sampling import uniform
+from strategies.seeds import generator
+from trainers import modules
+from trainers.batched import Block, Choice, choose, measure
+from trainers.data.base import to_labels, to_tensor
+from trainers.local import LocalSettings, Task
+from trainers.threads import intra_op_threads
+
+NUM_BATCHED_BLOCKS = 8
+"""Blocks of a cohort that is trained side by side: fewer than of a loop, since a large batch is worth more."""
+
+
+def how_trained(prepared: Prepared) -> Choice:
+    """Return how clients are trained, and why."""
+    experiment = prepared.experiment
+    strategy = experiment.strategy
+    assert isinstance(strategy, Federated) and prepared.partition is not None
+    asked = strategy.client.vectorise
+    if asked in ("loop", "batched"):
+        return Choice(asked, "as strategy.client.vectorise says")
+    if prepared.dataset.client_shapes is not None:
+        return Choice("loop", "clients differ in the shape of their input")
+    settings = LocalSettings.from_section(strategy.client.model_dump())
+    if asked == "measured":
+        return _measured(prepared, settings)
+    sizes = prepared.partition.sizes()
+    return choose(prepared.model, settings, prepared.dataset, sizes, _block(prepared))
+
+
+def settle(prepared: Prepared) -> tuple[Prepared, str]:
+    """Return the experiment with the decision written into it, and a line that says so; empty for what is none."""
+    experiment = prepared.experiment
+    strategy = experiment.strategy
+    if not isinstance(strategy, Federated) or strategy.client.vectorise in ("loop", "batched"):
+        return prepared, ""
+    choice = how_trained(prepared)
+    client = strategy.client.model_copy(update={"vectorise": choice.kind})
+    changed = experiment.model_copy(update={"strategy": strategy.model_copy(update={"client": client})})
+    line = f"clients        {'one by one' if choice.kind == 'loop' else 'side by side'}: {choice.reason}"
+    return prepared._replace(experiment=changed), line
+
+
+def _block(prepared: Prepared) -> int:
+    """Return how many clients a block of a step has."""
+    pace = virtual(prepared, num_bytes=0).pace
+    together = pace.cohort if isinstance(pace, Synchronous) else pace.buffer
+    return prepared.experiment.strategy.fold_block or -(-together // NUM_BATCHED_BLOCKS)
+
+
+def _measured(prepared: Prepared, settings: LocalSettings) -> Choice:
+    """Train one block of clients both ways and return the faster."""
+    experiment, partition, dataset = prepared.experiment, prepared.partition, prepared.dataset
+    assert partition is not None
+    count = min(_block(prepared), partition.num_clients)
+    clients = uniform(partition.num_clients, count, generator(experiment.seed, "measured clients"))
+    rows = [partition.rows(client) for client in clients]
+    x = to_tensor(dataset.train_x[np.concatenate(rows)], dataset, getattr(torch, experiment.model.dtype))
+    block = Block(x, to_labels(dataset.train_y[np.concatenate(rows)]), tuple(map(len, rows)))
+    start = modules.snapshot(prepared.model)
+    tasks = [Task(client, 1, start) for client in clients]
+    with intra_op_threads(experiment.cluster.threads_per_worker):
+        return measure(prepared.model, settings, dataset, tasks, block, run_seed=experiment.seed)
