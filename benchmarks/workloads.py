@@ -21,15 +21,27 @@ VOCABULARY, CLASSES = 65, 10
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
 
 
-def images(clients: int, per_client: int, channels: int = 3, side: int = 32, classes: int = 10) -> dict[str, Any]:
-    """Return random float32 images `[clients * per_client, channels, side, side]` with one pattern a class."""
+def images(
+    clients: int,
+    per_client: int,
+    channels: int = 3,
+    side: int = 32,
+    classes: int = 10,
+    signal: float = 1.0,
+    noise: float = 2.0,
+) -> dict[str, Any]:
+    """Return random float32 images `[clients * per_client, channels, side, side]`: a class's pattern under noise.
+
+    Args:
+        signal, noise: standard deviations of a pixel over patterns, and over images of one pattern.
+    """
     rng = np.random.default_rng(0)
     patterns = rng.normal(size=(classes, channels, side, side)).astype(np.float32)
 
     def sample(count: int) -> tuple[np.ndarray, np.ndarray]:
         y = rng.integers(classes, size=count)
-        noise = rng.normal(size=(count, channels, side, side)).astype(np.float32)
-        return patterns[y] + 2 * noise, y
+        added = rng.normal(size=(count, channels, side, side)).astype(np.float32)
+        return np.float32(signal) * patterns[y] + np.float32(noise) * added, y
 
     train_x, train_y = sample(clients * per_client)
     test_x, test_y = sample(1000)

@@ -12,17 +12,30 @@ import torch
 from orchestrator.config.schema import Federated
 from orchestrator.engines.virtual import virtual
 from orchestrator.preparing import Prepared
+from strategies.federated.folding import NUM_BLOCKS
 from strategies.federated.pacing import Synchronous
 from strategies.federated.sampling import uniform
 from strategies.seeds import generator
 from trainers import modules
 from trainers.batched import Block, Choice, choose, measure
+from trainers.batched.chain import parse
+from trainers.batched.choosing import group_width
 from trainers.data.base import to_labels, to_tensor
 from trainers.local import LocalSettings, Task
 from trainers.threads import intra_op_threads
 
-NUM_BATCHED_BLOCKS = 8
-"""Blocks of a cohort that is trained side by side: fewer than of a loop, since a large batch is worth more."""
+SIDE_BY_SIDE = 25
+"""Clients of a block that is trained side by side, where the cohort is large enough for four blocks of them; blocks of
+seven took twice the time of these (benchmarks/local_speed.py)."""
+
+
+def num_blocks(prepared: Prepared, choice: Choice) -> int:
+    """Return the default number of blocks of a step: few and large ones only where clients train side by side."""
+    settings = LocalSettings.from_section(prepared.experiment.strategy.client.model_dump())
+    links = parse(prepared.model, prepared.dataset.input_shape)
+    if choice.kind == "loop" or group_width(prepared.model, settings, links) == 1:
+        return NUM_BLOCKS
+    return _large_blocks(_together(prepared))
 
 
 def how_trained(prepared: Prepared) -> Choice:
@@ -55,11 +68,20 @@ def settle(prepared: Prepared) -> tuple[Prepared, str]:
     return prepared._replace(experiment=changed), line
 
 
-def _block(prepared: Prepared) -> int:
-    """Return how many clients a block of a step has."""
+def _together(prepared: Prepared) -> int:
+    """Return the participations of a step."""
     pace = virtual(prepared, num_bytes=0).pace
-    together = pace.cohort if isinstance(pace, Synchronous) else pace.buffer
-    return prepared.experiment.strategy.fold_block or -(-together // NUM_BATCHED_BLOCKS)
+    return pace.cohort if isinstance(pace, Synchronous) else pace.buffer
+
+
+def _large_blocks(together: int) -> int:
+    return max(4, min(NUM_BLOCKS, together // SIDE_BY_SIDE))
+
+
+def _block(prepared: Prepared) -> int:
+    """Return how many clients a block has when they are trained side by side."""
+    together = _together(prepared)
+    return prepared.experiment.strategy.fold_block or -(-together // _large_blocks(together))
 
 
 def _measured(prepared: Prepared, settings: LocalSettings) -> Choice:

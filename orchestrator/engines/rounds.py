@@ -34,11 +34,10 @@ from orchestrator.engines.virtual import Virtual, virtual
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
-from orchestrator.vectorising import NUM_BATCHED_BLOCKS, how_trained
+from orchestrator.vectorising import how_trained, num_blocks
 from strategies.base import ServerRule, Tree
 from strategies.federated import server_rule
 from strategies.federated.clock import Ticket
-from strategies.federated.folding import NUM_BLOCKS
 from strategies.federated.pacing import Synchronous
 from strategies.federated.sampling import Feedback, uniform
 from strategies.federated.timeline import Starved, StepPlan, plan, shortlist
@@ -91,8 +90,7 @@ class RoundsEngine:
         codec = downlink_codec(_sections(strategy.downlink), self._rule, self._body.first_shared)
         self._broadcasts = Broadcasts(self.executor, codec, experiment.seed)
         self._choice = how_trained(self.prepared)
-        num_blocks = NUM_BLOCKS if self._choice.kind == "loop" else NUM_BATCHED_BLOCKS
-        self._cohorts = Cohorts(self.executor, strategy.fold_block, num_blocks)
+        self._cohorts = Cohorts(self.executor, strategy.fold_block, num_blocks(self.prepared, self._choice))
 
     # -- life cycle ------------------------------------------------------------------------------------------
 

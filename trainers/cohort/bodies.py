@@ -19,8 +19,8 @@ import torch
 from torch import nn
 
 from strategies.base import Tree
-from trainers import models, modules
-from trainers.data.base import Dataset
+from trainers import layout, models, modules
+from trainers.data.base import Dataset, to_tensor
 
 
 class Body(NamedTuple):
@@ -90,7 +90,11 @@ class Bodies:
             model = models.build(
                 self._section, input_shape=shape, num_classes=self._dataset.num_classes, seed=self._seed
             )
-            self._built[shape] = body(model.to(self._device), inputs, self._aggregate_keys)
+            model = model.to(self._device)
+            # Before the first answer: whether a worker has trained must not show in the bits of what it evaluates.
+            examples = to_tensor(self._dataset.train_x[:2], inputs, next(model.parameters()).dtype)
+            layout.settle(model, examples.to(self._device))
+            self._built[shape] = body(model, inputs, self._aggregate_keys)
         return self._built[shape]
 
     def check(self) -> Body:
