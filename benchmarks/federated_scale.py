@@ -1,8 +1,9 @@
 """What a population costs: seconds per round and the driver's memory from a thousand to a million registered clients.
 
-A cohort of 100 of them trains an MLP in every round, each client on two examples of 16 features; only the number of
-registered clients differs. Each population runs in a process of its own, the populations take turns in segments, and
-the first two rounds and the last of a segment are in no figure.
+A cohort of 100 of them trains an MLP in every round, each client on two examples of 16 features that it draws from one
+table; only the number of registered clients differs. With `--algorithm scaffold` a state is kept of every client seen;
+with `fedbuff` 1000 clients are in flight. Each population runs in a process of its own, the populations take turns in
+segments, and the first two rounds and the last of a segment are in no figure.
 
 Two kinds of memory are told apart. *Private* is what the driver alone holds (USS) after the last round: the data set,
 its partition and the records of the run. *Peak* is the largest resident size that
@@ -10,6 +11,7 @@ the process ever had, the making of the data included, and pages that it shares 
 the seconds before the first round, *end* those after the last.
 
     python -m benchmarks.federated_scale [--populations 1000 10000 100000 1000000] [--segments 3] [--rounds 20]
+                                         [--algorithm fedavg]
 """
 
 from __future__ import annotations
@@ -40,32 +42,33 @@ POPULATIONS = (1_000, 10_000, 100_000, 1_000_000)
 LIMIT_S = 1800.0
 
 
-def rows(clients: int) -> dict[str, Any]:
-    """Return two examples a client, taken in turn from a table of a few thousand."""
+def rows() -> dict[str, Any]:
+    """Return a table that stands for the data of all clients."""
     rng = np.random.default_rng(0)
     x = rng.integers(256, size=(TABLE, FEATURES)).astype(np.uint8)
     y = rng.integers(CLASSES, size=TABLE).astype(np.int64)
     return {
-        "name": "benchmark-rows", "train_x": np.resize(x, (clients * PER_CLIENT, FEATURES)),
-        "train_y": np.resize(y, clients * PER_CLIENT), "test_x": x[:100], "test_y": y[:100],
+        "name": "benchmark-rows", "train_x": x, "train_y": y, "test_x": x[:100], "test_y": y[:100],
         "num_classes": CLASSES, "input_shape": (FEATURES,), "scale": (0.5, 0.25),
     }  # fmt: skip
 
 
-def config(root: Path, clients: int, rounds: int) -> dict[str, Any]:
+def config(root: Path, clients: int, rounds: int, algorithm: str = "fedavg") -> dict[str, Any]:
     """Return the experiment with so many registered clients."""
     return {
         "name": f"scale-{clients}",
         "seed": 1,
         "data": {
             "target": "benchmarks.federated_scale:rows",
-            "kwargs": {"clients": clients},
-            "partition": {"kind": "iid", "clients": clients},
+            "partition": {"kind": "drawn", "clients": clients, "examples": PER_CLIENT},
         },
         "model": {"name": "mlp", "hidden": [32]},
         "strategy": {
             "kind": "federated",
-            "algorithm": {"name": "fedavg", "rounds": rounds, "cohort": min(COHORT, clients)},
+            "algorithm": {"name": algorithm, "rounds": rounds, "cohort": min(COHORT, clients)},
+            "pacing": {"kind": "buffered", "buffer": COHORT, "concurrency": min(1000, clients)}
+            if algorithm == "fedbuff"
+            else {"kind": "auto"},
             "client": {"epochs": 1, "batch_size": PER_CLIENT, "optimizer": {"name": "sgd", "lr": 0.05}},
         },
         "evaluate": {"every": 1_000_000},
@@ -73,7 +76,7 @@ def config(root: Path, clients: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def measure(clients: int, rounds: int) -> dict[str, float]:
+def measure(clients: int, rounds: int, algorithm: str) -> dict[str, float]:
     """Run one population in this process; return seconds and mebibytes."""
     process, private = psutil.Process(), list[int]()
     steps = RoundsEngine.steps
@@ -87,7 +90,7 @@ def measure(clients: int, rounds: int) -> dict[str, float]:
     RoundsEngine.steps = watched  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         began = time.time()
-        result = orchestrator.run(config(Path(folder), clients, rounds), quiet=True)
+        result = orchestrator.run(config(Path(folder), clients, rounds, algorithm), quiet=True)
         ended = time.time()
         events = list(RunDirectory.open(result.run_dir).events())
     times = [event["time"] for event in events if event["kind"] == "metrics"]
@@ -101,14 +104,15 @@ def measure(clients: int, rounds: int) -> dict[str, float]:
     }
 
 
-def in_process(clients: int, rounds: int) -> dict[str, float]:
+def in_process(clients: int, rounds: int, algorithm: str) -> dict[str, float]:
     """Measure one population in a fresh process.
 
     Raises:
         RuntimeError: when it fails, with the end of what it wrote.
     """
     here = str(Path(__file__).parents[1])
-    command = [sys.executable, "-m", "benchmarks.federated_scale", "--only", str(clients), "--rounds", str(rounds)]
+    command = [sys.executable, "-m", "benchmarks.federated_scale", "--only", str(clients)]
+    command += ["--rounds", str(rounds), "--algorithm", algorithm]
     environment = os.environ | {"PYTHONPATH": here}
     done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True, timeout=LIMIT_S)
     if done.returncode:
@@ -138,17 +142,18 @@ def main() -> None:
     parser.add_argument("--populations", type=int, nargs="+", default=list(POPULATIONS))
     parser.add_argument("--segments", type=int, default=3)
     parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--algorithm", choices=("fedavg", "scaffold", "fedbuff"), default="fedavg")
     parser.add_argument("--only", type=int, help="measure one population in this process and print JSON")
     arguments = parser.parse_args()
     if arguments.rounds <= FIRST + LAST:
         parser.error(f"--rounds is {arguments.rounds}, expected more than {FIRST + LAST}")
     if arguments.only:
-        print(json.dumps(measure(arguments.only, arguments.rounds)))
+        print(json.dumps(measure(arguments.only, arguments.rounds, arguments.algorithm)))
         return
     found: dict[int, list[dict[str, float]]] = {clients: [] for clients in sorted(arguments.populations)}
     for segment in range(arguments.segments):
         for clients in found if segment % 2 == 0 else reversed(found):
-            found[clients].append(in_process(clients, arguments.rounds))
+            found[clients].append(in_process(clients, arguments.rounds, arguments.algorithm))
             figures = "  ".join(f"{key} {value:.4g}" for key, value in found[clients][-1].items())
             print(f"segment {segment}  {clients:,} clients: {figures}", flush=True)
     print(f"\n{table(found)}")

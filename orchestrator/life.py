@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from orchestrator.tracking import Tracker
 
 
+MANIFEST_EVERY_S = 0.5
+"""Longest time that the manifest of a run lags behind its steps; to write it takes as long as a small round."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after saving its state; its directory can be resumed."""
 
@@ -123,6 +127,7 @@ class Life:
     latest: RunState | None = None
     clients: ClientStore | None = None
     saved_step: int = 0
+    step: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
 
     def notify(self, kind: str, fields: Mapping[str, Any]) -> None:
@@ -205,10 +210,11 @@ class Life:
         every, last = self.experiment.checkpoint_every, self.experiment.strategy.num_steps
         began = time.monotonic() - _wall_s(directory)
         self.latest = state
-        stop = False
+        stop, told = False, 0.0
         for report in engine.steps(state):
             with self.interrupts.deferred():
                 state = report.state
+                self.step = state.step
                 if state.whole:
                     self.latest = state
                     if self.clients is not None:
@@ -220,7 +226,9 @@ class Life:
                 due = (state.step and state.step % every == 0) or state.step == last or stop
                 if state.whole and due:
                     self._checkpoint(directory, store, state)
-                directory.update_manifest(step=state.step, metrics=dict(self.metrics))
+                if due or time.monotonic() - told >= MANIFEST_EVERY_S:
+                    directory.update_manifest(step=state.step, metrics=dict(self.metrics))
+                    told = time.monotonic()
             if stop and state.whole:
                 return True
         return False
@@ -279,8 +287,10 @@ class Life:
                     self._checkpoint(directory, store, latest)
                 directory.flush_metrics()
                 fields: dict[str, Any] = {"status": status}
-                if status == "KILLED" and latest is not None and self.metrics:
-                    fields |= {"step": latest.step, "metrics": dict(self.metrics)}  # of a step that a search cut short
+                if self.metrics:
+                    # Of a run that was killed, the last state that could be saved; a search may have cut a step short.
+                    step = latest.step if status == "KILLED" and latest is not None else self.step
+                    fields |= {"step": step, "metrics": dict(self.metrics)}
                 if error is not None:
                     ours = isinstance(error, OrchestratorError)
                     text = str(error) if ours else "".join(traceback.format_exception(error))

@@ -268,7 +268,7 @@ def _driver(prepared: Prepared, traffic: Traffic) -> dict[str, int]:
     arrays = (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y)
     return {
         "data set": sum(array.nbytes for array in arrays),
-        "partition": prepared.partition.order.nbytes + prepared.partition.offsets.nbytes,
+        "partition": sum(getattr(part, "nbytes", 0) for part in prepared.partition),
         "models": 4 * traffic.model,
     }
 

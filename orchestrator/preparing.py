@@ -18,7 +18,7 @@ from orchestrator.config import Loaded, Origins
 from orchestrator.config.schema import Experiment, Federated, OwnModel, Pipeline, Synthetic
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.federated_checks import federated_problems
-from strategies.partition import Partition, partition
+from strategies.partition import Drawn, Partition, partition
 from strategies.seeds import generator, integer
 from trainers import data, models, optimizers
 from trainers.data.base import DataError, Dataset, partition_labels
@@ -35,7 +35,7 @@ class Prepared(NamedTuple):
 
     experiment: Experiment
     dataset: Dataset
-    partition: Partition | None
+    partition: Partition | Drawn | None
     model: nn.Module
 
 
@@ -199,7 +199,7 @@ def _batch(experiment: Experiment, dataset: Dataset, where: Origins) -> Iterator
         yield Problem(where(path), path, message, f"{path}={have}")
 
 
-def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Partition:
+def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Partition | Drawn:
     section = experiment.data.partition
     here = "data.partition"
     try:
@@ -210,9 +210,10 @@ def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Part
             dataset.client_of,
             len(dataset.train_y),
             generator(experiment.seed, "partition"),
+            experiment.seed,
         )
     except (ValueError, MemoryError) as error:
-        field = next((name for name in ("clients", "min_size") if name in section.model_fields_set), "kind")
+        field = next((name for name in ("examples", "clients", "min_size") if name in section.model_fields_set), "kind")
         raise ConfigError([Problem(where(f"{here}.{field}"), f"{here}.{field}", str(error))]) from error
     cohort = experiment.strategy.algorithm.cohort
     if cohort != "all" and cohort > divided.num_clients:

@@ -47,6 +47,14 @@ class Shards(Section):
     shards_per_client: PositiveInt = Field(2, description="label-sorted shards each client receives")
 
 
+class Drawn(Section):
+    """Each client draws its examples from the whole data, and may share them: populations larger than the data."""
+
+    kind: Literal["drawn"]
+    clients: PositiveInt = Field(description="number of clients; a million costs what one does")
+    examples: PositiveInt = Field(description="examples of each client")
+
+
 class ByColumn(Section):
     """The data's own clients: a Parquet column, a play's speakers."""
 
@@ -54,7 +62,7 @@ class ByColumn(Section):
     min_size: PositiveInt = Field(1, description="clients with fewer examples are left out")
 
 
-Partition = Annotated[Iid | Dirichlet | Shards | ByColumn, Field(discriminator="kind")]
+Partition = Annotated[Iid | Dirichlet | Shards | Drawn | ByColumn, Field(discriminator="kind")]
 
 
 # ---------------------------------------------------------------------------------------------------- data

@@ -189,10 +189,10 @@ class RoundsEngine:
         if outcome.states:
             self._client_store().write(outcome.states)
         self._in_flight = in_flight
-        self._broadcasts.keep(live)
         downlink_bytes = 0
         if plan.started:
             downlink_bytes = plan.started * self._broadcasts.num_bytes(state.step, released[state.step])
+        self._broadcasts.keep(live)
         values = {**_figures(plan, outcome, state.step), "comm/downlink_bytes": float(downlink_bytes)}
         round_s = time.perf_counter() - began
         values["time/compute_s"], values["time/wire_s"] = outcome.compute_s, outcome.wire_s + wire_s

@@ -6,8 +6,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from strategies.federated.timeline import Population
-from trainers.data.traces import load_trace
 
 from orchestrator.config.schema import Experiment, Federated
 from orchestrator.preparing import Prepared
@@ -15,7 +13,10 @@ from strategies.federated import DEFAULT_PACING
 from strategies.federated.behaviour import behaviour, communication_s, trace_paths
 from strategies.federated.pacing import Pace, pacing
 from strategies.federated.sampling import Sampler, sampler
+from strategies.federated.timeline import Population
+from strategies.partition import Drawn, Partition
 from trainers.cohort import holdout
+from trainers.data.traces import load_trace
 from trainers.local import LocalSettings
 
 
@@ -42,14 +43,13 @@ def virtual(prepared: Prepared, num_bytes: int) -> Virtual:
     section = strategy.behaviour.model_dump()
     speeds = section["speed"].get("path")
     traces = {path: load_trace(path, speeds=path == speeds) for path in trace_paths(section)}
-    offsets = prepared.partition.offsets
     num_clients, algorithm = prepared.partition.num_clients, strategy.algorithm
     population = Population(
         experiment.seed,
         num_clients,
         behaviour(experiment.seed, section, traces),
-        _steps_of(experiment, offsets),
-        lambda ids: offsets[ids + 1] - offsets[ids],
+        _steps_of(experiment, prepared.partition),
+        prepared.partition.sizes_of,
         strategy.behaviour.step_s,
         communication_s(num_bytes, num_bytes, **section["link"]),
     )
@@ -63,12 +63,12 @@ def virtual(prepared: Prepared, num_bytes: int) -> Virtual:
     return Virtual(pace, population, sampler(strategy.sampler.model_dump()))
 
 
-def _steps_of(experiment: Experiment, offsets: np.ndarray) -> Callable[[int], int]:
+def _steps_of(experiment: Experiment, partition: Partition | Drawn) -> Callable[[int], int]:
     settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
     fraction = experiment.evaluate.clients.held_out
 
     def steps_of(client: int) -> int:
-        num_examples = int(offsets[client + 1] - offsets[client])
+        num_examples = int(partition.sizes_of(np.array([client]))[0])
         return settings.num_steps(num_examples - holdout.num_held(num_examples, fraction))
 
     return steps_of

@@ -6,7 +6,7 @@ stay cheap. Rows of a client are in ascending order, whatever the rule, so equal
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,20 @@ class Partition(NamedTuple):
         """Return the number of examples of every client."""
         return np.diff(self.offsets)
 
+    def sizes_of(self, clients: Integers) -> Integers:
+        """Return the number of examples of some clients."""
+        return self.offsets[clients + 1] - self.offsets[clients]
+
+
+class Divided(Protocol):
+    """What every partition can be asked."""
+
+    @property
+    def num_clients(self) -> int: ...
+    def rows(self, client: int) -> Integers: ...
+    def sizes(self) -> Integers: ...
+    def sizes_of(self, clients: Integers) -> Integers: ...
+
 
 def from_assignment(client_of: Labels, num_clients: int) -> Partition:
     """Group examples by the client they are assigned to.
@@ -54,7 +68,7 @@ def from_assignment(client_of: Labels, num_clients: int) -> Partition:
     return Partition(np.argsort(client_of, kind="stable").astype(np.int64, copy=False), offsets)
 
 
-def class_counts(partition: Partition, labels: Labels, num_classes: int, num_clients: int | None = None) -> Integers:
+def class_counts(partition: Divided, labels: Labels, num_classes: int, num_clients: int | None = None) -> Integers:
     """Count the examples of each class that each of the first clients holds, as a report draws them.
 
     Args:
@@ -63,7 +77,7 @@ def class_counts(partition: Partition, labels: Labels, num_classes: int, num_cli
     Shapes: result `[num_clients, num_classes]`.
     """
     num_clients = partition.num_clients if num_clients is None else min(num_clients, partition.num_clients)
-    held = partition.order[: partition.offsets[num_clients]]
+    held = np.concatenate([partition.rows(client) for client in range(num_clients)])
     client = np.repeat(np.arange(num_clients), partition.sizes()[:num_clients])
     cells = client * num_classes + labels[held]
     return np.bincount(cells, minlength=num_clients * num_classes).reshape(num_clients, num_classes)

@@ -38,6 +38,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -91,7 +92,7 @@ def choose(model: nn.Module, settings: LocalSettings, dataset: Dataset, sizes: S
         return Choice("loop", f"one client at a time: blocks of {block}, and {width} fit the cache")
     if together < _MIN_CLIENTS:
         return Choice("loop", f"{together} clients fit side by side, and torch.func pays from {_MIN_CLIENTS}")
-    typical = int(statistics.median(sizes))
+    typical = int(np.median(sizes))
     work = _work(model, dataset, min(settings.batch_size or typical, typical))
     if work > _MAX_WORK:
         return Choice("loop", f"{work} multiply-adds a step, and torch.func pays up to {_MAX_WORK}")

@@ -21,7 +21,7 @@ from strategies.base import Contribution, Fold, Tree, Update
 from strategies.compression import build
 from strategies.federated import server_rule
 from strategies.federated.folding import Summation, add, fold
-from strategies.partition.base import Partition
+from strategies.partition import Drawn, Partition
 from strategies.seeds import integer
 from trainers import modules, optimizers, wire
 from trainers.batched import Batched, Block, Group
@@ -98,7 +98,7 @@ class CohortWorker:
         algorithm: Mapping[str, Any],
         client: Mapping[str, Any],
         dataset: Dataset,
-        partition: Partition,
+        partition: Partition | Drawn,
         seed: int,
         compression: Sequence[Mapping[str, Any]] = (),
         downlink: Sequence[Mapping[str, Any]] = (),
