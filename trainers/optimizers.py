@@ -94,6 +94,8 @@ def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:
 
 def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
     """Return the bytes that an optimizer remembers, as a multiple of those of the weights; tried on a small weight."""
+    if plain_lr(section) is not None:  # making an optimizer imports torch's compiler: a second, and 70 MB
+        return 0.0
     probe = nn.Parameter(torch.zeros(32, 32, dtype=dtype))
     optimizer = build(section, [probe])
     probe.grad = torch.zeros_like(probe)
@@ -105,4 +107,7 @@ def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
 
 def defaults(section: Mapping[str, Any]) -> Mapping[str, Any]:
     """Return the arguments an optimizer works with, its own defaults where the section says nothing: `lr`, ..."""
-    return build(section, [nn.Parameter(torch.zeros(1))]).defaults
+    kind, arguments = resolve(section)
+    own = inspect.signature(kind.__init__).parameters
+    known = {name: p.default for name, p in own.items() if p.default is not inspect.Parameter.empty}
+    return {**known, **arguments}

@@ -10,13 +10,12 @@ import numpy as np
 from orchestrator.config.schema import Experiment, Federated
 from orchestrator.preparing import Prepared
 from strategies.federated import DEFAULT_PACING
-from strategies.federated.behaviour import behaviour, communication_s, trace_paths
+from strategies.federated.behaviour import Trace, behaviour, communication_s, trace_paths
 from strategies.federated.pacing import Pace, pacing
 from strategies.federated.sampling import Sampler, sampler
 from strategies.federated.timeline import Population
 from strategies.partition import Drawn, Partition
 from trainers.cohort import holdout
-from trainers.data.traces import load_trace
 from trainers.local import LocalSettings
 
 
@@ -42,7 +41,7 @@ def virtual(prepared: Prepared, num_bytes: int) -> Virtual:
     assert isinstance(strategy, Federated) and prepared.partition is not None
     section = strategy.behaviour.model_dump()
     speeds = section["speed"].get("path")
-    traces = {path: load_trace(path, speeds=path == speeds) for path in trace_paths(section)}
+    traces = {path: _trace(path, speeds=path == speeds) for path in trace_paths(section)}
     num_clients, algorithm = prepared.partition.num_clients, strategy.algorithm
     population = Population(
         experiment.seed,
@@ -61,6 +60,12 @@ def virtual(prepared: Prepared, num_bytes: int) -> Virtual:
         buffer=getattr(algorithm, "buffer", None),
     )
     return Virtual(pace, population, sampler(strategy.sampler.model_dump()))
+
+
+def _trace(path: str, *, speeds: bool) -> Trace:
+    from trainers.data.traces import load_trace  # Parquet's reader brings pandas along, half a second
+
+    return load_trace(path, speeds=speeds)
 
 
 def _steps_of(experiment: Experiment, partition: Partition | Drawn) -> Callable[[int], int]:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from strategies import seeds
-from trainers.data import digits, idx, own, parquet, planetoid, shakespeare, synthetic
+from trainers.data import digits, idx, own, planetoid, shakespeare, synthetic
 from trainers.data.base import DataError, Dataset
 from trainers.data.download import data_folder
 from trainers.data.validate import validate
@@ -40,6 +40,8 @@ def _synthetic(section: Section, seed: int) -> Dataset:
 
 
 def _parquet(section: Section, seed: int) -> Dataset:
+    from trainers.data import parquet  # its reader brings pandas along, half a second that no other data needs
+
     return parquet.load(**{key: value for key, value in section.items() if key in _PARQUET_KEYS})
 
 
