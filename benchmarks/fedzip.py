@@ -1,0 +1,121 @@
+"""FedZip in real bytes: what it saves on the authors' network, by their count and by the length of payloads.
+
+The network is that of the authors' code: two convolutions of 32 and 64 filters, pooling, 128 hidden units, dropout, in all
+1,199,882 weights. Ten clients hold MNIST digits of their own and make one epoch a round. Each row is a run of its own:
+the test accuracy after the last round, what all clients sent in all rounds (plain size over payload size, headers,
+centroids and code tables included), and for FedZip the ratio as the authors count it, on the update of one client from
+the initial model: bits of the codes alone, without delimiters or headers.
+
+    python -m benchmarks.fedzip [--rounds 30] [--images 200]
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+import orchestrator
+from orchestrator.config import load_experiment
+from orchestrator.preparing import prepare
+from strategies.compression import FedZip
+from strategies.compression.fedzip_count import authors_bits
+from trainers import modules, wire
+from trainers.data.base import to_labels, to_tensor
+from trainers.local import LocalSettings, Task, train
+
+CLIENTS = 10
+CODECS: tuple[dict[str, Any], ...] = (
+    {"keep": 0.2, "encoding": "huffman"},
+    {"keep": 0.2, "encoding": "differences"},
+    {"keep": 0.01, "encoding": "entropy"},
+    {"keep": 0.003, "encoding": "entropy", "skip": None, "pin_zero": True},
+    {"keep": 0.001, "encoding": "entropy", "skip": None, "pin_zero": True},
+)
+
+
+def network(input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10) -> nn.Module:
+    """Return the network of the authors' `deploy.py`."""
+    return nn.Sequential(
+        nn.Conv2d(input_shape[0], 32, 3), nn.ReLU(), nn.Conv2d(32, 64, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Dropout(0.25),
+        nn.Flatten(), nn.Linear(64 * 12 * 12, 128), nn.ReLU(), nn.Dropout(0.3), nn.Linear(128, num_classes),
+    )  # fmt: skip
+
+
+def config(rounds: int, images: int, codec: Mapping[str, Any] | None, feedback: bool) -> dict[str, Any]:
+    """Return one run."""
+    return {
+        "name": "fedzip",
+        "seed": 0,
+        "data": {
+            "name": "mnist", "limit": CLIENTS * images, "partition": {"kind": "iid", "clients": CLIENTS},
+        },
+        "model": {"target": "benchmarks.fedzip:network"},
+        "strategy": {
+            "algorithm": {"name": "fedavg", "rounds": rounds},
+            "client": {"batch_size": 10, "optimizer": {"name": "sgd", "lr": 0.05}},
+            "compression": [dict(codec)] if codec else [],
+            "error_feedback": feedback,
+        },
+        "cluster": {"workers": 0},
+        "evaluate": {"every": rounds},
+        "checkpoint": {"every": rounds, "keep": 1},
+        "tracking": {"enabled": False},
+    }  # fmt: skip
+
+
+def one(root: Path, settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Run it; return the final test accuracy and the bytes that a client sent in a round."""
+    result = orchestrator.run(dict(settings), root=root, quiet=True)
+    rows = result.history().to_pylist()
+    sent = [row["value"] for row in rows if (row["scope"], row["name"]) == ("comm", "uplink_bytes")]
+    return result.metrics["test/accuracy"], sum(sent) / len(sent) / CLIENTS
+
+
+def update(settings: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Return the first update of client 0."""
+    prepared = prepare(load_experiment(dict(settings)).experiment)
+    assert prepared.partition is not None
+    rows = prepared.partition.rows(0)
+    x = to_tensor(prepared.dataset.train_x[rows], prepared.dataset, torch.float32)
+    local = LocalSettings.from_section(prepared.experiment.strategy.client.model_dump())
+    task = Task(0, 1, modules.snapshot(prepared.model))
+    return train(prepared.model, task, x, to_labels(prepared.dataset.train_y[rows]), local, run_seed=0).delta
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--images", type=int, default=200, help="of each client")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    first = update(config(1, arguments.images, None, False))
+    plain = wire.size(first)
+    print(f"{sum(tensor.numel() for tensor in first.values()):,} weights, {plain:,} bytes plain")
+    print("| codec | error feedback | accuracy | plain over payload | by the authors' count |\n|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        accuracy, num_bytes = one(Path(folder), config(arguments.rounds, arguments.images, None, False))
+        print(f"| none | no | {accuracy:.2%} | {plain / num_bytes:.1f} | |", flush=True)
+        for codec in CODECS:
+            counted = authors(FedZip(**codec), first)
+            for feedback in (False, True):
+                settings = config(arguments.rounds, arguments.images, {"name": "fedzip", **codec}, feedback)
+                accuracy, num_bytes = one(Path(folder), settings)
+                label = ", ".join(f"{key} {value}" for key, value in codec.items())
+                ratio = f"{plain / num_bytes:.1f}"
+                print(f"| {label} | {'yes' if feedback else 'no'} | {accuracy:.2%} | {ratio} | {counted} |", flush=True)
+
+
+def authors(codec: FedZip, tree: Mapping[str, Tensor]) -> str:
+    """Return the ratio that the authors would print for the codec's encoding."""
+    encoding = "differences" if codec.encoding == "entropy" else codec.encoding
+    return f"{authors_bits(codec, tree).ratio(encoding):.1f}"
+
+
+if __name__ == "__main__":
+    main()
