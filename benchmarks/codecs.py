@@ -38,10 +38,25 @@ ROWS: list[list[dict[str, Any]]] = [
     [{"name": "top-k", "keep": 0.01}, {"name": "int8"}],
     [{"name": "top-k", "keep": 0.01}, {"name": "signsgd"}],
     *(
-        [{"name": "fedzip", "keep": keep, "encoding": encoding, "init": init}]
-        for init in ("linspace", "quantile")
-        for keep in (0.2, 0.05, 0.01, 0.002)
+        [{"name": "fedzip", "keep": keep, "init": "linspace", "encoding": encoding}]
+        for keep in (0.2, 0.01)
         for encoding in ("huffman", "positions", "differences", "entropy")
+    ),
+    [
+        {
+            "name": "fedzip",
+            "keep": 0.0125,
+            "init": "linspace",
+            "encoding": "entropy",
+            "scope": "tree",
+            "clusters": 7,
+            "iterations": 20,
+        }
+    ],
+    *(
+        [{"name": "fedzip", "keep": keep, "init": "quantile", "encoding": encoding}]
+        for keep in (0.2, 0.05, 0.01, 0.002)
+        for encoding in ("huffman", "differences", "entropy")
     ),
 ]
 
@@ -71,7 +86,8 @@ def seconds(work: Callable[[], object], repeats: int) -> list[float]:
 
 def described(entries: list[dict[str, Any]]) -> str:
     """Write a chain on one line."""
-    words = [" ".join(str(value) for value in entry.values()) for entry in entries]
+    said = {"stochastic": "stochastic", "clusters": "k={}", "iterations": "{} steps", "rank": "rank {}"}
+    words = [" ".join(said.get(key, "{}").format(value) for key, value in entry.items()) for entry in entries]
     return " + ".join(words) or "dense"
 
 

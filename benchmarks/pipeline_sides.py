@@ -25,7 +25,7 @@ from trainers.pipeline.layers import chain
 from trainers.pipeline.settings import Batches, Settings
 
 STAGES = 2
-OURS = ("gpipe", "1f1b", "interleaved", "zero-bubble")
+OURS = ("gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v")
 SINGLE_STAGE = ("GPipe", "1F1B")
 THEIRS = (*SINGLE_STAGE, "Interleaved1F1B", "LoopedBFS", "InterleavedZeroBubble", "ZBVZeroBubble", "DualPipeV")
 FOLDED = ("ZBVZeroBubble", "DualPipeV")

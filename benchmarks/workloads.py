@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from strategies.pipeline import chunks_of
 from trainers.data.base import Dataset
 from trainers.pipeline.settings import Settings
 
@@ -91,7 +92,7 @@ class Deep(NamedTuple):
 
     def settings(self, stages: int, schedule: str, microbatches: int, **changes: Any) -> Settings:
         """Return a pipeline of it, trained by plain SGD; `interleaved` has two chunks a stage."""
-        positions = stages * (2 if schedule == "interleaved" else 1)
+        positions = stages * chunks_of(schedule, 2)
         model: dict[str, Any] = {"name": self.kind, "dtype": "float32"}
         if self.kind == "transformer":
             model |= {"layers": self.layers, "width": self.width, "heads": 4}

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from cluster.inventory import Node
     from cluster.placement import Placement
+    from trainers.pipeline.costs import LayerCost
 
 HINT = "strategy.stages=N, strategy.replicas=1, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
 
@@ -73,20 +74,22 @@ class PipelinePlan:
             f"{'activations':>11}  {'recomputes':<11}  layers"
         )
         for stage in range(strategy.stages):
-            own = self.stages.of_stage(stage, strategy.stages)
+            own = self.stages.of_stage(stage)
             forward, backward = sum(cost.forward_s for cost in own), sum(cost.backward_s for cost in own)
-            first, last = own[0].name.split(" ")[0], own[-1].name.split(" ")[0]
+            pieces = [self.stages.of_position(position) for position in self.stages.placement.positions(stage)]
             yield (
                 f"{stage:>5}  {len(own):>6}  {sum(cost.num_parameters for cost in own):>12,}  {_ms(forward):>9}  "
                 f"{_ms(backward):>9}  {size(self.stages.fixed_bytes[stage]):>10}  "
                 f"{size(self.stages.predicted.peak_bytes[stage]):>11}  {self.stages.recompute[stage]:<11}  "
-                f"{first} ... {last}"
+                + ", ".join(f"{_called(piece[0])} ... {_called(piece[-1])}" for piece in pieces)
             )
 
     def _step(self) -> Iterator[str]:
         strategy, predicted = self.experiment.strategy, self.stages.predicted
         assert isinstance(strategy, Pipeline)
-        boundaries = sum(self.stages.of_position(p)[0].input_bytes for p in range(1, len(self.stages.layers)))
+        held_by = [self.stages.placement.stage(position) for position in range(len(self.stages.layers))]
+        cuts = [p for p in range(1, len(held_by)) if held_by[p - 1] != held_by[p]]
+        boundaries = sum(self.stages.of_position(position)[0].input_bytes for position in cuts)
         sent = 2 * boundaries * num_microbatches(strategy) * strategy.replicas * strategy.accumulate
         alone = sum(c.forward_s + c.backward_s for c in self.stages.costs) * num_microbatches(strategy)
         yield f"{'parameters':<28}{self.num_parameters:>14,}"
@@ -138,6 +141,10 @@ def _problems(
         total, have = sum(held) + data_bytes, node.total.get("memory", 0.0)
         if total > have > 0:
             yield f"{len(held)} stages on {node.address} would need about {size(total)}, the node has {size(have)}"
+
+
+def _called(cost: LayerCost) -> str:
+    return cost.name.split(" ")[0]
 
 
 def _ms(seconds: float) -> str:

@@ -18,7 +18,7 @@ from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
-from strategies.pipeline import Costs, Simulation, balance, schedule, simulate
+from strategies.pipeline import Costs, Placement, Simulation, balance, placement, schedule, simulate, splits_backward
 from strategies.seeds import integer
 from trainers import optimizers
 from trainers.models import ModelError
@@ -33,13 +33,15 @@ class Stages(NamedTuple):
     """A model cut into stages.
 
     Args:
-        layers: of each position of the model, how many; with `interleaved` a stage has several positions.
+        layers: of each position of the model, how many; a stage has several positions under some schedules.
+        placement: which positions each stage has.
         costs: of each layer, for one micro-batch. recompute: of each stage.
         fixed_bytes: of each stage, weights, gradients and what the optimizer remembers.
         predicted: one batch on paper; its `peak_bytes` are activations.
     """
 
     layers: tuple[int, ...]
+    placement: Placement
     costs: tuple[LayerCost, ...]
     recompute: tuple[str, ...]
     fixed_bytes: tuple[int, ...]
@@ -48,9 +50,9 @@ class Stages(NamedTuple):
     def of_position(self, position: int) -> Sequence[LayerCost]:
         return _of_position(self.layers, self.costs, position)
 
-    def of_stage(self, stage: int, num_stages: int) -> list[LayerCost]:
+    def of_stage(self, stage: int) -> list[LayerCost]:
         """Return the layers of a stage, over all its positions."""
-        return _of_stage(self.layers, self.costs, stage, num_stages)
+        return _of_stage(self.layers, self.placement, self.costs, stage)
 
     def stage_bytes(self, stage: int) -> int:
         """Return what a stage is expected to hold."""
@@ -89,15 +91,16 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
         path = "strategy.partition" if listed else "strategy.stage_memory"
         hint = f"numbers that add up to {len(costs)}, or time" if listed else "more stages, or more memory for each"
         raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
+    placed = placement(strategy.schedule, strategy.stages, len(layers) // strategy.stages)
     fixed = tuple(
-        int(copies * sum(cost.parameter_bytes for cost in _of_stage(layers, costs, stage, strategy.stages)))
+        int(copies * sum(cost.parameter_bytes for cost in _of_stage(layers, placed, costs, stage)))
         for stage in range(strategy.stages)
     )
     modes = _MODES if strategy.recompute == "fit" else (strategy.recompute,)
     chosen = [modes[0]] * strategy.stages
     while True:
-        predicted = _predict(strategy, layers, costs, chosen)
-        stages = Stages(layers, tuple(costs), tuple(chosen), fixed, predicted)
+        predicted = _predict(strategy, layers, placed, costs, chosen)
+        stages = Stages(layers, placed, tuple(costs), tuple(chosen), fixed, predicted)
         over = list(_over(strategy, stages))
         if not over:
             return stages
@@ -154,7 +157,7 @@ def summarise_stages(experiment: Experiment, stages: Stages) -> dict[str, Any]:
     assert isinstance(strategy, Pipeline)
     rows = []
     for stage in range(strategy.stages):
-        own = stages.of_stage(stage, strategy.stages)
+        own = stages.of_stage(stage)
         rows.append(
             {
                 "layers": [cost.name for cost in own],
@@ -198,8 +201,8 @@ def _of_position(layers: Sequence[int], costs: Sequence[LayerCost], position: in
     return costs[start : start + layers[position]]
 
 
-def _of_stage(layers: Sequence[int], costs: Sequence[LayerCost], stage: int, num_stages: int) -> list[LayerCost]:
-    return [cost for p in range(stage, len(layers), num_stages) for cost in _of_position(layers, costs, p)]
+def _of_stage(layers: Sequence[int], placed: Placement, costs: Sequence[LayerCost], stage: int) -> list[LayerCost]:
+    return [cost for position in placed.positions(stage) for cost in _of_position(layers, costs, position)]
 
 
 def _cut(strategy: Pipeline, costs: Sequence[LayerCost], copies: float) -> tuple[int, ...]:
@@ -218,15 +221,19 @@ def _cut(strategy: Pipeline, costs: Sequence[LayerCost], copies: float) -> tuple
 
 
 def _predict(
-    strategy: Pipeline, layers: Sequence[int], costs: Sequence[LayerCost], recompute: Sequence[str]
+    strategy: Pipeline,
+    layers: Sequence[int],
+    placed: Placement,
+    costs: Sequence[LayerCost],
+    recompute: Sequence[str],
 ) -> Simulation:
     own = [_of_position(layers, costs, position) for position in range(len(layers))]
-    modes = [recompute[position % strategy.stages] for position in range(len(layers))]
+    modes = [recompute[placed.stage(position)] for position in range(len(layers))]
     count = num_microbatches(strategy)
-    split = strategy.schedule == "zero-bubble"
+    split = splits_backward(strategy.schedule)
     backward = [sum(c.backward_s for c in cs) for cs in own]
     return simulate(
-        schedule(strategy.schedule, strategy.stages, count, len(layers) // strategy.stages),
+        schedule(strategy.schedule, strategy.stages, count, placed.num_chunks),
         Costs(
             forward_s=[sum(c.forward_s for c in cs) for cs in own],
             # The two products of a linear layer's backward take as long as each other.
@@ -240,6 +247,7 @@ def _predict(
                 sum(c.activation_bytes for c in cs) - cs[0].own_input_bytes + cs[0].input_bytes for cs in own
             ],
             boundary_bytes=[cs[0].input_bytes for cs in own],
+            gradient_bytes=[sum(c.gradient_bytes for c in cs) for cs in own] if split else (),
         ),
     )
 

@@ -178,6 +178,10 @@ def _pipeline(experiment: Experiment) -> Iterator[Finding]:
     if strategy.schedule == "interleaved" and strategy.chunks < 2:
         message = f"got {strategy.chunks}, but interleaved stages have at least 2"
         yield Finding(("strategy", "chunks"), message, "strategy.chunks=2, or strategy.schedule=1f1b")
+    if strategy.schedule == "zero-bubble-v" and strategy.chunks != 2:
+        message = f"got {strategy.chunks}, but zero-bubble-v has 2 parts of the model on each stage"
+        hint = "strategy.chunks=2, or strategy.schedule=interleaved"
+        yield Finding(("strategy", "chunks"), message, hint, (("strategy", "schedule"),))
     if strategy.recompute == "fit" and strategy.stage_memory is None:
         message = "got 'fit', but strategy.stage_memory says no limit"
         yield Finding(("strategy", "stage_memory"), message, "strategy.stage_memory=2000000000, in bytes")

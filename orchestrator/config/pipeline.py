@@ -45,10 +45,12 @@ class Pipeline(Section):
     kind: Literal["pipeline"]
     stages: PositiveInt = Field(2, description="processes that one copy of the model is cut over")
     microbatches: PositiveInt = Field(8, description="parts of a batch; 4 a stage keep the bubble small")
-    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble"] = Field(
+    schedule: Literal["gpipe", "1f1b", "interleaved", "zero-bubble", "zero-bubble-v"] = Field(
         "gpipe", description="the order in which stages do forwards and backwards"
     )
-    chunks: PositiveInt = Field(2, description="parts of the model on each stage, when the schedule is interleaved")
+    chunks: PositiveInt = Field(
+        2, description="parts of the model on each stage, when the schedule is interleaved; zero-bubble-v has 2"
+    )
     replicas: PositiveInt = Field(1, description="pipelines that share each batch and sum their gradients")
     partition: Literal["time", "parameters"] | Annotated[list[PositiveInt], MinLen(1)] = Field(
         "time", description="what is balanced over the stages, or the number of layers of each"
@@ -91,4 +93,7 @@ class Pipeline(Section):
 
     @property
     def num_positions(self) -> int:
-        return self.stages * (self.chunks if self.schedule == "interleaved" else 1)
+        """Pieces that the model is cut into."""
+        from strategies.pipeline import chunks_of
+
+        return self.stages * chunks_of(self.schedule, self.chunks)

@@ -13,6 +13,7 @@ from orchestrator.report import gantt, scales, trace
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.reading import Facts
 from orchestrator.report.timeline import Timeline, deviation, measured, name, num_batches, predicted
+from strategies.pipeline import placement
 
 _HEAD = (
     "stage", "layers", "first \N{HORIZONTAL ELLIPSIS} last", "parameters", "forward", "backward", "state",
@@ -146,7 +147,12 @@ def _row(partition: Mapping[str, Any], stage: int, told: Mapping[str, Any]) -> l
 def _layers(partition: Mapping[str, Any], stage: int, names: Sequence[Any]) -> Iterator[str]:
     """Yield the first and last layer of each chunk of a stage."""
     lengths = partition.get("layers")
-    lengths = lengths[stage :: len(_stages(partition))] if isinstance(lengths, list) else []
+    if isinstance(lengths, list):
+        num_stages = len(_stages(partition))
+        placed = placement(str(partition.get("schedule")), num_stages, len(lengths) // num_stages)
+        lengths = [lengths[position] for position in placed.positions(stage)]
+    else:
+        lengths = []
     if not all(isinstance(length, int) and length > 0 for length in lengths) or sum(lengths) != len(names):
         lengths = [len(names)] if names else []
     start = 0

@@ -170,7 +170,7 @@ class Chain:
         """See `base.Codec`."""
         specs, source = unseal(payload, self.signature, self.schema, max_bytes)
         for last in self._byte_stages():
-            limit = 2 * sum(spec.num_bytes for spec in specs.values()) + 4096 * (len(specs) + 1)
+            limit = 4 * sum(spec.num_bytes for spec in specs.values()) + 4096 * (len(specs) + 1)
             source = Reader(last.expand(source.raw(source.num_bytes_left), limit))
         stages = self._stages()
         coded = {name: spec for name, spec in specs.items() if stages and spec.dtype.is_floating_point}

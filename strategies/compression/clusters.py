@@ -5,8 +5,9 @@ The largest cluster is implicit: what is not mentioned belongs to it. The four c
 - huffman: one code word a weight, so at most 32x.
 - positions: for each other cluster its positions, `ceil(log2 n)` bits each.
 - differences: for each other cluster the gaps between its positions, in Rice or Elias-gamma code.
-- entropy (ours): the gaps of all other clusters' positions together, by rows or by columns, marked with their clusters,
-  in whichever code of `gaps` is shortest; or plain Huffman where that is shorter.
+- entropy (ours): the gaps of all other clusters' positions together, by rows or by columns, marked with their signs, in
+  whichever code of `gaps` is shortest, then which cluster of that sign; or one of the other three
+  where that is shorter.
 
 A record is: kind, centroids (the largest cluster's first; left out when it is exactly zero), code. Source: FedZip
 (Malekijoo et al. 2021), section "encoding"; the authors only count bits, so every delimiter here is ours.
@@ -18,12 +19,13 @@ from typing import Literal, NamedTuple
 
 import numpy as np
 
-from strategies.compression import gaps, huffman
+from strategies.compression import adaptive, gaps, huffman
 from strategies.compression.base import Array, CodecError
 from strategies.compression.bits import Reader, Writer
 
 Encoding = Literal["huffman", "positions", "differences", "entropy"]
 _HUFFMAN, _POSITIONS, _DIFFERENCES, _TOGETHER, _BY_COLUMN = range(5)
+_APART = {_HUFFMAN, _POSITIONS, _DIFFERENCES}
 _PINNED = 0x80
 MAX_CLUSTERS = 256
 
@@ -54,7 +56,10 @@ class Clusters(NamedTuple):
 
     def minorities(self) -> list[Array]:
         """Return the positions of each cluster but the largest."""
-        return [self.positions[self.labels == label] for label in range(1, self.values.size)]
+        if self.values.size <= 4:
+            return [self.positions[self.labels == label] for label in range(1, self.values.size)]
+        ordered = self.positions[np.argsort(self.labels, kind="stable")]
+        return np.split(ordered, np.cumsum(self.counts[1:-1]))
 
     def dense(self) -> Array:
         """Return the elements."""
@@ -85,9 +90,7 @@ def write(out: Writer, clusters: Clusters, encoding: Encoding) -> None:
             else:
                 gaps.write(out, gaps.gaps_of(positions), plain=True)
     else:
-        positions, labels = (clusters.positions, clusters.labels) if columns is None else columns
-        out.varint(positions.size)
-        gaps.write(out, gaps.gaps_of(positions), labels - 1)
+        _write_together(out, clusters.values, *(columns or (clusters.positions, clusters.labels)))
 
 
 def read(source: Reader, size: int, dtype: type[np.generic], num_columns: int = 0) -> Clusters:
@@ -108,8 +111,7 @@ def read(source: Reader, size: int, dtype: type[np.generic], num_columns: int = 
     elif kind in (_POSITIONS, _DIFFERENCES):
         positions, labels = _read_minorities(source, size, values.size, by_gaps=kind == _DIFFERENCES)
     elif kind in (_TOGETHER, _BY_COLUMN):
-        positions, labels = gaps.read_marked(source, source.varint(), size)
-        labels = labels + np.uint8(1)
+        positions, labels = _read_together(source, size, values)
         if kind == _BY_COLUMN:
             if num_columns < 1 or size % num_columns:
                 raise CodecError("positions by column in a tensor without columns")
@@ -136,18 +138,64 @@ def _read_minorities(source: Reader, size: int, num_values: int, *, by_gaps: boo
     return np.concatenate(found), np.concatenate(labels)
 
 
+def _write_together(out: Writer, values: Array, positions: Array, labels: Array) -> None:
+    out.varint(positions.size)
+    below = _num_below(values)
+    above = labels > below
+    steps = gaps.gaps_of(positions)
+    gaps.write(out, steps, above.view(np.uint8))
+    for side, first, num_labels in ((~above, 1, below), (above, 1 + below, values.size - 1 - below)):
+        if num_labels > 1:
+            adaptive.write(out, labels[side] - np.uint8(first), few=gaps.are_few(steps))
+
+
+def _read_together(source: Reader, size: int, values: Array) -> tuple[Array, Array]:
+    positions, marks = gaps.read_marked(source, source.varint(), size)
+    if int(marks.max(initial=0)) > 1:
+        raise CodecError("a mark is neither 0 nor 1")
+    below = _num_below(values)
+    labels = np.where(marks == 1, 1 + below, 1)
+    for mark, num_labels in ((0, below), (1, values.size - 1 - below)):
+        if num_labels > 1:
+            side = np.flatnonzero(marks == mark)
+            labels[side] += adaptive.read(source, side.size)
+    if int(labels.max(initial=0)) >= values.size:
+        raise CodecError("an element of a cluster that is not there")
+    return positions, labels.astype(np.uint8)
+
+
+def _num_below(values: Array) -> int:
+    """Return how many clusters but the largest are negative; their labels come first."""
+    return int(np.count_nonzero(values[1:] < 0))
+
+
 def _choose(clusters: Clusters, encoding: Encoding) -> tuple[int, tuple[Array, Array] | None]:
     """Return the kind of code, and positions and labels by column where that is the kind."""
     if encoding != "entropy":
         return {"huffman": _HUFFMAN, "positions": _POSITIONS, "differences": _DIFFERENCES}[encoding], None
     by_row = gaps.num_bits(gaps.gaps_of(clusters.positions))
-    labels = huffman.num_bits(clusters.counts[1:])
-    costs = {_HUFFMAN: huffman.num_bits(clusters.counts), _TOGETHER: by_row + labels}
+    below = _num_below(clusters.values)
+    counts = clusters.counts[1:]
+    labels = clusters.positions.size + sum(
+        huffman.num_bits(side) for side in (counts[:below], counts[below:]) if side.size > 1
+    )
+    apart = sum(gaps.num_bits(gaps.gaps_of(places), plain=True) + 8 for places in clusters.minorities())
+    costs = {
+        _HUFFMAN: huffman.num_bits(clusters.counts),
+        _POSITIONS: clusters.positions.size * _width(clusters.size) + 8 * (clusters.values.size - 1),
+        _DIFFERENCES: apart,
+        _TOGETHER: by_row + labels,
+    }
     columns = None
     if 1 < clusters.num_columns < clusters.size:
         columns = _by_column(clusters)
         costs[_BY_COLUMN] = gaps.num_bits(gaps.gaps_of(columns[0])) + labels
-    kind = min(costs, key=lambda kind: (costs[kind], kind))
+    kind, together = (min(kinds, key=lambda kind: (costs[kind], kind)) for kinds in (costs, costs.keys() - _APART))
+    if kind != together and costs[together] < 1.3 * costs[kind] and gaps.are_few(gaps.gaps_of(clusters.positions)):
+        trial = Writer()  # the estimate knows nothing of the adaptive code
+        columns = columns if together == _BY_COLUMN else None
+        _write_together(trial, clusters.values, *(columns or (clusters.positions, clusters.labels)))
+        kind = together if 8 * len(trial.getvalue()) < costs[kind] else kind
     return kind, columns if kind == _BY_COLUMN else None
 
 

@@ -109,7 +109,8 @@ class FedZip(Stage):
             flat = [tree[name].detach().to("cpu").reshape(-1).to(_TORCH[dtype]).numpy() for name in names]
             values = flat[0] if len(flat) == 1 else np.concatenate(flat)
             prune = not self._skipped(names[0], specs)
-            found.append((names, self._cluster(values, prune, specs[names[0]].dtype, _num_columns(specs, names))))
+            stored = specs[names[0]].dtype if len(names) == 1 else _TORCH[dtype]
+            found.append((names, self._cluster(values, prune, stored, _num_columns(specs, names))))
         return found
 
     def _cluster(self, values: Array, prune: bool, stored: torch.dtype, num_columns: int) -> Clusters:

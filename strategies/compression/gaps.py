@@ -8,7 +8,7 @@ The first position counts from -1, so every gap is at least 1. Four codes compet
   any distribution, so it gains where positions cluster.
 - adaptive: the same classes through `adaptive`, each together with its position's mark; for few positions only.
 
-Positions may carry a mark each, such as the cluster of the weight there. Source: Rice & Plaunt 1971; Elias 1975,
+Positions may carry a bit each, such as the sign of the weight there. Source: Rice & Plaunt 1971; Elias 1975,
 section III (gamma); classes as the distance codes of RFC 1951, section 3.2.5.
 """
 
@@ -21,6 +21,7 @@ from strategies.compression.base import Array, CodecError
 from strategies.compression.bits import Reader, Writer
 
 _RICE, _GAMMA, _CLASSES, _ADAPTIVE = range(4)
+_PLAIN = (_RICE, _GAMMA)
 _MAX_BITS = 48  # more than any tree has elements
 _MIN_ADAPTIVE = 256  # fewer symbols teach the adaptive coder nothing
 _MIN_MEAN_ADAPTIVE = 32  # a smaller mean gap means so many symbols that its speed would show
@@ -32,13 +33,16 @@ def gaps_of(positions: Array) -> Array:
     return np.diff(positions, prepend=-1)
 
 
-def num_bits(gaps: Array) -> int:
+def num_bits(gaps: Array, *, plain: bool = False) -> int:
     """Return how many bits `write` takes without marks and without the adaptive code, up to a few bytes."""
-    return min(_costs(gaps, np.bincount(_classes(gaps))).values()) if gaps.size else 0
+    if not gaps.size:
+        return 0
+    costs = _costs(gaps, np.bincount(_classes(gaps)))
+    return min(costs[code] for code in (_PLAIN if plain else costs))
 
 
 def write(out: Writer, gaps: Array, marks: Array | None = None, *, plain: bool = False) -> None:
-    """Append gaps, all at least 1, and their marks (uint8); the reader must know how many.
+    """Append gaps, all at least 1, and their marks (uint8, 0 or 1); the reader must know how many.
 
     Args:
         plain: use Rice or Elias gamma only.
@@ -48,9 +52,9 @@ def write(out: Writer, gaps: Array, marks: Array | None = None, *, plain: bool =
     symbols = _classes(gaps)
     counts = np.bincount(symbols)
     costs = _costs(gaps, counts)
-    code = min((_RICE, _GAMMA) if plain else costs, key=lambda code: (costs[code], code))
+    code = min(_PLAIN if plain else costs, key=lambda code: (costs[code], code))
     mark_counts = np.bincount(marks) if marks is not None else np.zeros(1, np.int64)
-    if not plain and _adaptive_pays(gaps) and mark_counts.size <= 2:
+    if not plain and are_few(gaps):
         extra = _extra(symbols)
         packed = adaptive.squeeze(symbols if marks is None else symbols | (marks << 7))
         others = costs[code] + (huffman.num_bits(mark_counts) if marks is not None else 0)
@@ -136,7 +140,8 @@ def _costs(gaps: Array, counts: Array) -> dict[int, int]:
     return {_RICE: _rice(gaps)[1], _GAMMA: int(((2 * (classes >> 1) + 1) * counts).sum()), _CLASSES: by_class}
 
 
-def _adaptive_pays(gaps: Array) -> bool:
+def are_few(gaps: Array) -> bool:
+    """Return whether the adaptive code is worth a try: enough to learn from, too few for its speed to show."""
     return gaps.size >= _MIN_ADAPTIVE and int(gaps.sum()) >= gaps.size * _MIN_MEAN_ADAPTIVE
 
 

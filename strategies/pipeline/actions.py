@@ -4,14 +4,16 @@ A schedule is data: for each rank the list of actions it runs, in order. Everyth
 of such lists: who waits for whom (`inputs`), whether they can run at all (`executed`), when (`simulate`), and how
 they look (`timeline`). Devices, tensors and transports are left to the interpreter in `trainers`.
 
-The model is cut into `num_stages * num_chunks` pieces, its *positions*; rank `s` holds the positions
-`chunk * num_stages + s`. With one chunk a rank is a stage, as in GPipe.
+The model is cut into pieces, its *positions*; which of them a rank holds is said by the schedule's `placement`. With
+one chunk a rank is a stage, as in GPipe.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Literal, NamedTuple
+
+from strategies.pipeline.placement import Placement
 
 Kind = Literal["F", "B", "W"]
 
@@ -32,7 +34,20 @@ class Action(NamedTuple):
     chunk: int = 0
 
 
-Schedule = list[list[Action]]
+Orders = Sequence[Sequence[Action]]
+"""For each rank its actions, in order."""
+
+
+class Schedule(list[list[Action]]):
+    """For each rank its actions, in order, and where the model's positions are.
+
+    Args:
+        placement: None goes round the ranks once for each chunk, as it does for orders that are plain lists.
+    """
+
+    def __init__(self, orders: Iterable[list[Action]] = (), placement: Placement | None = None) -> None:
+        super().__init__(orders)
+        self.placement = _looped(self) if placement is None else placement
 
 
 class Job(NamedTuple):
@@ -46,14 +61,24 @@ class Job(NamedTuple):
         return f"{self.kind}{self.microbatch} of position {self.position}"
 
 
-def job(action: Action, num_stages: int) -> Job:
+def job(action: Action, placement: Placement) -> Job:
     """Return what an action does."""
-    return Job(action.kind, action.chunk * num_stages + action.stage, action.microbatch)
+    return Job(action.kind, placement.position(action.stage, action.chunk), action.microbatch)
 
 
-def num_positions(schedule: Sequence[Sequence[Action]]) -> int:
+def placement_of(schedule: Orders) -> Placement:
+    """Return where the positions of a schedule are; those of plain lists go round the ranks."""
+    return schedule.placement if isinstance(schedule, Schedule) else _looped(schedule)
+
+
+def _looped(orders: Orders) -> Placement:
+    chunks = 1 + max((action.chunk for actions in orders for action in actions), default=0)
+    return Placement(len(orders), chunks)
+
+
+def num_positions(schedule: Orders) -> int:
     """Return the number of pieces that the model is cut into."""
-    return len(schedule) * (1 + max((action.chunk for actions in schedule for action in actions), default=0))
+    return placement_of(schedule).num_positions
 
 
 def upstream(what: Job, num_positions: int) -> Job | None:
@@ -83,19 +108,20 @@ def inputs(what: Job, num_positions: int) -> list[Job]:
     return found
 
 
-def executed(schedule: Sequence[Sequence[Action]]) -> Iterator[Action]:
+def executed(schedule: Orders) -> Iterator[Action]:
     """Yield all actions as they can run: those of a rank in its order, none before its inputs.
 
     Raises:
         ValueError: when all ranks wait, naming what each waits for.
     """
-    last, done, at = num_positions(schedule), set[Job](), [0] * len(schedule)
+    placement, done, at = placement_of(schedule), set[Job](), [0] * len(schedule)
+    last = placement.num_positions
     moved = True
     while moved:
         moved = False
         for rank, actions in enumerate(schedule):
             while at[rank] < len(actions):
-                what = job(actions[at[rank]], len(schedule))
+                what = job(actions[at[rank]], placement)
                 if any(needed not in done for needed in inputs(what, last)):
                     break
                 yield actions[at[rank]]
@@ -105,22 +131,27 @@ def executed(schedule: Sequence[Sequence[Action]]) -> Iterator[Action]:
     waits = []
     for rank, actions in enumerate(schedule):
         if at[rank] < len(actions):
-            what = job(actions[at[rank]], len(schedule))
+            what = job(actions[at[rank]], placement)
             waits.append(f"rank {rank} at {what} waits for {[str(x) for x in inputs(what, last) if x not in done]}")
     if waits:
         raise ValueError("this schedule cannot run: " + "; ".join(waits))
 
 
-def on_grid(orders: Sequence[Sequence[Action]]) -> Schedule:
-    """Give actions their ticks: every action takes one tick, and starts as soon as its rank and inputs allow."""
-    last, ended, made = num_positions(orders), dict[Job, int](), [list[Action]() for _ in orders]
-    for action in executed(orders):
-        what, own = job(action, len(orders)), made[action.stage]
+def on_grid(orders: Orders, placement: Placement | None = None) -> Schedule:
+    """Give actions their ticks: every action takes one tick, and starts as soon as its rank and inputs allow.
+
+    Args:
+        placement: where the positions are; None as `placement_of` says.
+    """
+    placed = Schedule([list(actions) for actions in orders], placement or placement_of(orders))
+    last, ended, made = placed.placement.num_positions, dict[Job, int](), [list[Action]() for _ in orders]
+    for action in executed(placed):
+        what, own = job(action, placed.placement), made[action.stage]
         free = own[-1].tick + 1 if own else 0
         tick = max([free, *(ended[needed] for needed in inputs(what, last))])
         ended[what] = tick + 1
         own.append(action._replace(tick=tick))
-    return made
+    return Schedule(made, placed.placement)
 
 
 def check_sizes(num_stages: int, num_microbatches: int) -> None:

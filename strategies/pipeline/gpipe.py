@@ -24,8 +24,8 @@ def gpipe(num_stages: int, num_microbatches: int) -> Schedule:
     """
     check_sizes(num_stages, num_microbatches)
     K, M = num_stages, num_microbatches
-    return [
+    return Schedule(
         [Action(s + m, s, "F", m) for m in range(M)]
         + [Action((M + K - 1) + (K - 1 - s) + (M - 1 - m), s, "B", m) for m in reversed(range(M))]
         for s in range(K)
-    ]
+    )

@@ -42,7 +42,7 @@ def interleaved(num_stages: int, num_microbatches: int, num_chunks: int = 2) -> 
     rounds = _rounds(num_stages, num_microbatches)
     forwards = [(chunk, m) for group in rounds for chunk in range(num_chunks) for m in group]
     backwards = [(chunk, m) for group in rounds for chunk in reversed(range(num_chunks)) for m in group]
-    orders: Schedule = []
+    orders: list[list[Action]] = []
     for stage in range(num_stages):
         warm_up = min((num_chunks - 1) * len(rounds[0]) + 2 * (num_stages - 1 - stage) + 1, len(forwards))
         order: list[tuple[Kind, tuple[int, int | None]]] = [("F", place) for place in forwards[:warm_up]]

@@ -22,7 +22,7 @@ def one_f_one_b(num_stages: int, num_microbatches: int) -> Schedule:
     (arXiv:2104.04473), section 2.2.1 and figure 4, top.
     """
     check_sizes(num_stages, num_microbatches)
-    orders: Schedule = []
+    orders: list[list[Action]] = []
     for stage in range(num_stages):
         forwards = [Action(0, stage, "F", m) for m in range(num_microbatches)]
         backwards = [Action(0, stage, "B", m) for m in range(num_microbatches)]

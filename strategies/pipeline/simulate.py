@@ -11,7 +11,8 @@ from collections.abc import Collection, Sequence
 from fractions import Fraction
 from typing import NamedTuple
 
-from strategies.pipeline.actions import Action, Job, Schedule, downstream, executed, job, num_positions, upstream
+from strategies.pipeline.actions import Action, Job, Orders, downstream, executed, job, placement_of, upstream
+from strategies.pipeline.placement import Placement
 
 Time = float | Fraction
 
@@ -27,7 +28,8 @@ class Costs(NamedTuple):
         recompute_s: forward again before B, 0 where activations are kept; empty recomputes nowhere.
         not_recomputed: micro-batches whose activations are kept nevertheless (GPipe's "except last").
         early_recompute: recomputation starts while the rank waits for the gradient, instead of after its arrival.
-        activation_bytes: everything that backward needs.
+        activation_bytes: everything that backward needs; where backward is split, held until W.
+        gradient_bytes: what B puts aside for W besides, the gradients of the outputs of layers with weights.
         boundary_bytes: the position's input, all that is kept of a micro-batch until it is recomputed.
 
     Shapes: each `[num_positions]`, `transfer_s [num_positions - 1]`.
@@ -42,6 +44,7 @@ class Costs(NamedTuple):
     early_recompute: bool = True
     activation_bytes: Sequence[float] = ()
     boundary_bytes: Sequence[float] = ()
+    gradient_bytes: Sequence[float] = ()
 
 
 class Span(NamedTuple):
@@ -61,7 +64,7 @@ class Simulation(NamedTuple):
         spans: of each rank, in order; a B begins after its recomputation.
         recomputed: the recomputations, each with the B that it serves.
         peak_live: the most (micro-batch, chunk) pairs of a rank between their forward and their last backward action.
-        peak_bytes: the most bytes of activations and kept inputs a rank holds.
+        peak_bytes: the most bytes of activations, kept inputs and gradients put aside that a rank holds.
     """
 
     makespan_s: Time
@@ -78,13 +81,14 @@ def uniform(num_positions: int, forward_s: Time = 1, backward_s: Time = 1, weigh
     return Costs([forward_s] * num_positions, [backward_s] * num_positions, weight)
 
 
-def simulate(schedule: Schedule, costs: Costs) -> Simulation:
+def simulate(schedule: Orders, costs: Costs) -> Simulation:
     """Run a schedule with given costs.
 
     Raises:
         ValueError: when the costs are not those of this schedule's positions, or the schedule cannot run.
     """
-    num_stages, last = len(schedule), num_positions(schedule)
+    placement, num_stages = placement_of(schedule), len(schedule)
+    last = placement.num_positions
     split = any(action.kind == "W" for actions in schedule for action in actions)
     check(costs, last, split)
     spans: list[list[Span]] = [[] for _ in schedule]
@@ -93,7 +97,7 @@ def simulate(schedule: Schedule, costs: Costs) -> Simulation:
     link_free: dict[tuple[int, int], Time] = {}
     arrived: dict[Job, Time] = {}  # by the job whose output it is
     for action in executed(schedule):
-        rank, what = action.stage, job(action, num_stages)
+        rank, what = action.stage, job(action, placement)
         source, target = upstream(what, last), downstream(what, last)
         start: Time = free[rank]
         arrival = start if source is None else max(start, arrived[source])
@@ -105,7 +109,7 @@ def simulate(schedule: Schedule, costs: Costs) -> Simulation:
         spans[rank].append(Span(arrival, end, action))
         free[rank] = end
         if target is not None:
-            link = (rank, target.position % num_stages)
+            link = (rank, placement.stage(target.position))
             arrived[what] = end
             if link[0] != link[1] and costs.transfer_s:
                 leaves = max(end, link_free.get(link, 0))
@@ -115,7 +119,7 @@ def simulate(schedule: Schedule, costs: Costs) -> Simulation:
     room = num_stages * makespan
     exact = isinstance(room, int | Fraction) and isinstance(busy, int | Fraction)
     bubble = 0 if not room else Fraction(room - busy) / Fraction(room) if exact else (room - busy) / room
-    live, held = zip(*(_peaks(actions, costs, num_stages, split) for actions in schedule), strict=True)
+    live, held = zip(*(_peaks(actions, costs, placement, split) for actions in schedule), strict=True)
     return Simulation(makespan, bubble, spans, recomputed, list(live), list(held))
 
 
@@ -135,32 +139,37 @@ def _duration(costs: Costs, what: Job, split: bool) -> Time:
     return costs.backward_s[what.position] + (costs.weight_s[what.position] if whole else 0)
 
 
-def _peaks(actions: Sequence[Action], costs: Costs, num_stages: int, split: bool) -> tuple[int, float]:
+def _peaks(actions: Sequence[Action], costs: Costs, placement: Placement, split: bool) -> tuple[int, float]:
     # a rank does one thing after another, so what it holds depends on its order alone
     live = most_live = 0
     held: float = 0
     most_held: float = 0
     for action in actions:
-        what = job(action, num_stages)
+        what = job(action, placement)
         whole = costs.activation_bytes[what.position] if costs.activation_bytes else 0
         entry = costs.boundary_bytes[what.position] if costs.boundary_bytes else 0
+        aside = costs.gradient_bytes[what.position] if split and costs.gradient_bytes else 0
         again = recompute_s(costs, what._replace(kind="B")) > 0
         if action.kind == "F":
             live += 1
             held += entry if again else whole
         elif action.kind == "B" and again:
             held += whole - entry
+        if action.kind == "B":
+            held += aside
         most_live, most_held = max(most_live, live), max(most_held, held)
         if action.kind == ("W" if split else "B"):
             live -= 1
-            held -= whole
+            held -= whole + aside
     return most_live, most_held
 
 
 def check(costs: Costs, positions: int, split: bool) -> None:
     """Raise ValueError unless these are costs of so many positions, with `weight_s` where backward is split."""
     wanted = dict.fromkeys(("forward_s", "backward_s", "weight_s", "recompute_s"), positions)
-    wanted |= dict.fromkeys(("activation_bytes", "boundary_bytes"), positions) | {"transfer_s": positions - 1}
+    wanted |= dict.fromkeys(("activation_bytes", "boundary_bytes", "gradient_bytes"), positions) | {
+        "transfer_s": positions - 1
+    }
     for name, number in wanted.items():
         values = getattr(costs, name)
         if len(values) != number and (name in ("forward_s", "backward_s") or len(values) > 0):

@@ -7,16 +7,16 @@ from __future__ import annotations
 
 from string import ascii_lowercase
 
-from strategies.pipeline.actions import Action, Schedule, num_positions
+from strategies.pipeline.actions import Action, Orders, num_positions
 from strategies.pipeline.simulate import Simulation, Time
 
 LEGEND = "F2: forward of micro-batch 2; B2: its backward; a dot: the stage waits."
 SPLIT = "F2: forward of micro-batch 2; B2: its input gradients; W2: its weight gradients; a dot: the stage waits."
-CHUNKS = " F2b: of the rank's second chunk."
+CHUNKS = "F2b: of the rank's second chunk."
 SCALED = " '=' goes on with the action, 'r' recomputes."
 
 
-def timeline(what: Schedule | Simulation, width: int = 100, legend: bool = True) -> str:
+def timeline(what: Orders | Simulation, width: int = 100, legend: bool = True) -> str:
     """Draw a schedule tick by tick, or a simulation to scale, one line a stage.
 
     Args:
@@ -27,15 +27,16 @@ def timeline(what: Schedule | Simulation, width: int = 100, legend: bool = True)
         return drawn
     actions = _actions(what)
     text = SPLIT if any(action.kind == "W" for row in actions for action in row) else LEGEND
-    chunked = num_positions(actions) > len(actions)
-    return text + CHUNKS * chunked + SCALED * isinstance(what, Simulation) + "\n\n" + drawn
+    if num_positions(actions) > len(actions):
+        text += ("\n" if text is SPLIT else " ") + CHUNKS
+    return text + SCALED * isinstance(what, Simulation) + "\n\n" + drawn
 
 
-def _actions(what: Schedule | Simulation) -> Schedule:
+def _actions(what: Orders | Simulation) -> Orders:
     return [[span.action for span in row] for row in what.spans] if isinstance(what, Simulation) else what
 
 
-def _labels(actions: Schedule) -> dict[Action, str]:
+def _labels(actions: Orders) -> dict[Action, str]:
     chunked = num_positions(actions) > len(actions)
     return {
         x: f"{x.kind}{x.microbatch}" + (ascii_lowercase[x.chunk % 26] if chunked else "")
@@ -44,7 +45,7 @@ def _labels(actions: Schedule) -> dict[Action, str]:
     }
 
 
-def _schedule(schedule: Schedule) -> str:
+def _schedule(schedule: Orders) -> str:
     labels = _labels(schedule)
     num_ticks = 1 + max((action.tick for row in schedule for action in row), default=-1)
     cell = max([len(str(num_ticks - 1)), *map(len, labels.values())])

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections import Counter, deque
 from itertools import pairwise
 
-from strategies.pipeline.actions import Action, Job, Schedule, downstream, job, num_positions, upstream
+from strategies.pipeline.actions import Action, Job, Orders, downstream, job, placement_of, upstream
+from strategies.pipeline.placement import Placement
 
 Link = tuple[int, int, str]
 
 
 def problems(
-    schedule: Schedule,
+    schedule: Orders,
     num_stages: int,
     num_microbatches: int,
     num_chunks: int = 1,
@@ -42,7 +43,7 @@ def problems(
     return found if stuck is None else [*found, stuck]
 
 
-def deadlock(schedule: Schedule, in_flight: int | None = 1) -> str | None:
+def deadlock(schedule: Orders, in_flight: int | None = 1) -> str | None:
     """Run a schedule with blocking messages; return who waits for whom when it stops, or None when all ends well.
 
     Args:
@@ -50,7 +51,8 @@ def deadlock(schedule: Schedule, in_flight: int | None = 1) -> str | None:
     """
     if in_flight is not None and in_flight < 1:
         raise ValueError(f"in_flight must be at least 1, or None for no limit, got {in_flight}")
-    num_stages, last = len(schedule), num_positions(schedule)
+    placement, num_stages = placement_of(schedule), len(schedule)
+    last = placement.num_positions
     at = [0] * num_stages
     sending: list[Job | None] = [None] * num_stages
     sent: set[Job] = set()
@@ -59,21 +61,21 @@ def deadlock(schedule: Schedule, in_flight: int | None = 1) -> str | None:
     def step(rank: int) -> str | None:
         """Do what a rank can do next, or say whom it waits for."""
         if (ready := sending[rank]) is not None:
-            link = _link(ready, num_stages, last)
+            link = _link(ready, placement)
             if in_flight is not None and load[link] >= in_flight:
                 return f"rank {rank} waits for rank {link[1]} to take an earlier message, to send {ready}"
             load[link] += 1
             sent.add(ready)
             sending[rank] = None
             return None
-        what = job(schedule[rank][at[rank]], num_stages)
+        what = job(schedule[rank][at[rank]], placement)
         source = upstream(what, last)
-        if source is not None and source.position % num_stages != rank:
+        if source is not None and placement.stage(source.position) != rank:
             if source not in sent:
-                return f"rank {rank} waits for {source} from rank {source.position % num_stages}, to run {what}"
-            load[_link(source, num_stages, last)] -= 1
+                return f"rank {rank} waits for {source} from rank {placement.stage(source.position)}, to run {what}"
+            load[_link(source, placement)] -= 1
         target = downstream(what, last)
-        if target is not None and target.position % num_stages != rank:
+        if target is not None and placement.stage(target.position) != rank:
             sending[rank] = what
         at[rank] += 1
         return None
@@ -95,13 +97,13 @@ def deadlock(schedule: Schedule, in_flight: int | None = 1) -> str | None:
             return f"deadlock with {limit} in flight: " + "; ".join(waits)
 
 
-def _link(sent: Job, num_stages: int, last: int) -> Link:
-    target = downstream(sent, last)
+def _link(sent: Job, placement: Placement) -> Link:
+    target = downstream(sent, placement.num_positions)
     assert target is not None, "only jobs with a taker are sent"
-    return sent.position % num_stages, target.position % num_stages, sent.kind
+    return placement.stage(sent.position), placement.stage(target.position), sent.kind
 
 
-def _wrong_actions(schedule: Schedule, num_microbatches: int, num_chunks: int, split_backward: bool) -> list[str]:
+def _wrong_actions(schedule: Orders, num_microbatches: int, num_chunks: int, split_backward: bool) -> list[str]:
     found = []
     kinds = "FBW" if split_backward else "FB"
     for rank, actions in enumerate(schedule):
@@ -120,7 +122,7 @@ def _wrong_actions(schedule: Schedule, num_microbatches: int, num_chunks: int, s
     return found
 
 
-def _wrong_order(schedule: Schedule) -> list[str]:
+def _wrong_order(schedule: Orders) -> list[str]:
     found = []
     for rank, actions in enumerate(schedule):
         place = {(x.kind, x.chunk, x.microbatch): index for index, x in enumerate(actions)}
@@ -131,16 +133,17 @@ def _wrong_order(schedule: Schedule) -> list[str]:
     return found
 
 
-def _crossing_messages(schedule: Schedule) -> list[str]:
-    num_stages, last = len(schedule), num_positions(schedule)
+def _crossing_messages(schedule: Orders) -> list[str]:
+    placement = placement_of(schedule)
+    last = placement.num_positions
     sent: dict[Link, deque[Job]] = {}
     taken: dict[Link, deque[Job]] = {}
     for action in (action for actions in schedule for action in actions):
-        what = job(action, num_stages)
+        what = job(action, placement)
         if downstream(what, last) is not None:
-            sent.setdefault(_link(what, num_stages, last), deque()).append(what)
+            sent.setdefault(_link(what, placement), deque()).append(what)
         if (source := upstream(what, last)) is not None:
-            taken.setdefault(_link(source, num_stages, last), deque()).append(source)
+            taken.setdefault(_link(source, placement), deque()).append(source)
     found = []
     for link, messages in sent.items():
         for out, into in zip(messages, taken[link], strict=True):
@@ -150,16 +153,17 @@ def _crossing_messages(schedule: Schedule) -> list[str]:
     return found
 
 
-def _wrong_ticks(schedule: Schedule) -> list[str]:
-    num_stages, last = len(schedule), num_positions(schedule)
-    tick = {job(action, num_stages): action.tick for actions in schedule for action in actions}
+def _wrong_ticks(schedule: Orders) -> list[str]:
+    placement = placement_of(schedule)
+    last = placement.num_positions
+    tick = {job(action, placement): action.tick for actions in schedule for action in actions}
     found = []
     for actions in schedule:
         for before, after in pairwise(actions):
             if after.tick <= before.tick:
                 found.append(f"rank {after.stage} lists {_name(after)} after {_name(before)}: ticks must rise")
         for action in actions:
-            source = upstream(job(action, num_stages), last)
+            source = upstream(job(action, placement), last)
             if source is not None and tick[source] >= action.tick:
                 found.append(f"rank {action.stage} has {_name(action)}, but {source} is at tick {tick[source]}")
     return found

@@ -40,7 +40,8 @@ def zero_bubble(num_stages: int, num_microbatches: int, costs: Costs | None = No
     used = uniform(num_stages, 1, 1, 1) if costs is None else costs
     check(used, num_stages, split=True)
     pairs, most_live = one_f_one_b(num_stages, num_microbatches), min(num_stages, num_microbatches)
-    orders: Schedule = [[] for _ in range(num_stages)]
+    placement = pairs.placement
+    orders: list[list[Action]] = [[] for _ in range(num_stages)]
     done = [{"F": 0, "B": 0, "W": 0} for _ in range(num_stages)]
     clock: list[Time] = [0] * num_stages
     arrived: dict[Job, Time] = {}
@@ -53,7 +54,7 @@ def zero_bubble(num_stages: int, num_microbatches: int, costs: Costs | None = No
         action, start = weigh, NEVER
         if at < len(pairs[stage]):
             action = pairs[stage][at]
-            source = upstream(job(action, num_stages), num_stages)
+            source = upstream(job(action, placement), num_stages)
             if action.kind == "B" or counts["F"] - counts["W"] < most_live:
                 start = max(clock[stage], 0 if source is None else arrived.get(source, NEVER))
         if counts["W"] < counts["B"] and start >= clock[stage] + used.weight_s[stage]:
@@ -66,12 +67,12 @@ def zero_bubble(num_stages: int, num_microbatches: int, costs: Costs | None = No
         clock[stage] = start + {"F": used.forward_s, "B": used.backward_s, "W": used.weight_s}[action.kind][stage]
         towards = stage if action.kind == "F" else stage - 1
         late = used.transfer_s[towards] if used.transfer_s and 0 <= towards < num_stages - 1 else 0
-        arrived[job(action, num_stages)] = clock[stage] + late
+        arrived[job(action, placement)] = clock[stage] + late
         done[stage][action.kind] += 1
         orders[stage].append(action)
     if costs is None:
         return on_grid(orders)
-    at_once: Schedule = [
+    at_once = [
         [step for action in row for step in ([action] if action.kind == "F" else [action, action._replace(kind="W")])]
         for row in pairs
     ]

@@ -47,7 +47,7 @@ def test_a_gang_gives_the_bits_of_one_process(reference: Any, tmp_path: Path, st
 @pytest.mark.ray
 @pytest.mark.parametrize(
     "schedule",
-    ["1f1b", pytest.param("interleaved", marks=pytest.mark.slow), pytest.param("zero-bubble", marks=pytest.mark.slow)],
+    ["zero-bubble-v", *(pytest.param(n, marks=pytest.mark.slow) for n in ("1f1b", "interleaved", "zero-bubble"))],
 )
 def test_every_schedule_runs_on_a_gang_as_it_does_in_one_process(tmp_path: Path, schedule: str, local_ray: str) -> None:
     changes = {"schedule": schedule, "steps": 6, "recompute": "except-last", "replicas": 2, "accumulate": 2}

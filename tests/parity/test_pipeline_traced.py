@@ -15,6 +15,7 @@ from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from strategies.pipeline import chunks_of
 from strategies.seeds import integer
 from trainers import models
 from trainers.data.base import Dataset
@@ -55,7 +56,8 @@ def setting(net: str, stages: int, **changes: Any) -> Settings:
         "loss": {"reduction": "mean"}, "precision": None, "steps": 20, **changes,
     }  # fmt: skip
     num_layers = len(chain(model_of(Settings(**plain))).layers)
-    edges = np.linspace(0, num_layers, stages + 1).round().astype(int)
+    num_positions = stages * chunks_of(plain["schedule"], 2)
+    edges = np.linspace(0, num_layers, num_positions + 1).round().astype(int)
     return Settings(**{**plain, "layers": tuple(np.diff(edges).tolist())})
 
 
@@ -343,7 +345,7 @@ def test_what_cannot_be_traced_faithfully_is_refused(nets: ModuleType, net: str,
     program=st.lists(st.tuples(st.integers(0, 10), st.integers(0, 3), st.integers(0, 3)), min_size=2, max_size=14),
     stages=st.integers(1, 4),
     recompute=st.sampled_from(["never", "always"]),
-    schedule=st.sampled_from(["gpipe", "zero-bubble"]),
+    schedule=st.sampled_from(["gpipe", "zero-bubble", "zero-bubble-v"]),
 )
 def test_random_programs_are_computed_as_written(
     program: list[tuple[int, int, int]], stages: int, recompute: str, schedule: str
@@ -351,7 +353,8 @@ def test_random_programs_are_computed_as_written(
     """Also where values are changed in place while others are views of them; what torch itself refuses is left out."""
     data, kwargs = dataset(), {"program": [list(step) for step in program]}
     chosen = setting("Program", 1, kwargs=kwargs)
-    stages = min(stages, sum(chosen.layers))
+    stages = min(stages, sum(chosen.layers) // chunks_of(schedule, 2)) or 1
+    schedule = "gpipe" if sum(chosen.layers) < chunks_of(schedule, 2) else schedule
     chosen = setting("Program", stages, kwargs=kwargs, schedule=schedule, recompute=(recompute,) * stages)
     try:
         _, gradients = plain_step(chosen, data)

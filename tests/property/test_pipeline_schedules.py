@@ -18,12 +18,17 @@ from strategies.pipeline import (
     problems,
     schedule,
     simulate,
+    splits_backward,
     uniform,
     zero_bubble,
+    zero_bubble_v,
 )
 from strategies.pipeline.actions import inputs
 
-KINDS = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("interleaved", 4), ("zero-bubble", 1)]
+KINDS = [
+    ("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("interleaved", 4), ("zero-bubble", 1),
+    ("zero-bubble-v", 2),
+]  # fmt: skip
 SIZES = [(stages, microbatches) for stages in range(1, 9) for microbatches in range(1, 17)]
 
 every_kind = pytest.mark.parametrize(("name", "chunks"), KINDS)
@@ -33,30 +38,26 @@ num_microbatches = st.integers(1, 20)
 seconds = st.fractions(0, 10, max_denominator=8)
 
 
-def split(name: str) -> bool:
-    return name == "zero-bubble"
-
-
 @every_kind
 @pytest.mark.parametrize("in_flight", [1, 2, 3, None])
 def test_schedules_have_no_problems_whatever_a_link_holds(name: str, chunks: int, in_flight: int | None) -> None:
     for stages, microbatches in SIZES:
         made = schedule(name, stages, microbatches, chunks)
-        assert problems(made, stages, microbatches, chunks, split(name), in_flight) == []
+        assert problems(made, stages, microbatches, chunks, splits_backward(name), in_flight) == []
 
 
 @every_kind
 def test_long_and_wide_schedules_have_no_problems(name: str, chunks: int) -> None:
     for stages, microbatches in ((2, 65), (3, 50), (5, 49), (9, 19), (12, 23), (12, 25), (16, 33)):
         made = schedule(name, stages, microbatches, chunks)
-        assert problems(made, stages, microbatches, chunks, split(name)) == []
+        assert problems(made, stages, microbatches, chunks, splits_backward(name)) == []
 
 
 @every_kind
 def test_ticks_are_the_starts_of_a_simulation_with_unit_costs(name: str, chunks: int) -> None:
     for stages, microbatches in SIZES:
         made = schedule(name, stages, microbatches, chunks)
-        spans = simulate(made, uniform(stages * chunks, 1, 1, 1 if split(name) else None)).spans
+        spans = simulate(made, uniform(stages * chunks, 1, 1, 1 if splits_backward(name) else None)).spans
         assert [[span.start_s for span in row] for row in spans] == [[action.tick for action in row] for row in made]
 
 
@@ -120,6 +121,18 @@ def test_zero_bubble_leaves_a_third_of_the_bubble_of_1f1b_and_holds_no_more_than
         assert max(simulation.peak_live) <= min(stages, microbatches) == whole.peak_live[0]
 
 
+def test_zero_bubble_v_is_never_longer_than_zero_bubble_and_holds_no_more() -> None:
+    for stages, microbatches in SIZES:
+        halves = simulate(zero_bubble_v(stages, microbatches), uniform(2 * stages, 1, 1, 1))
+        whole = simulate(zero_bubble(stages, microbatches), uniform(stages, 2, 2, 2))
+        assert max(halves.peak_live) <= 2 * min(stages, microbatches)
+        assert halves.bubble < whole.bubble or stages == 1
+        if microbatches >= 2 * stages - 1:
+            assert halves.makespan_s == 6 * microbatches + stages - 1
+        if microbatches == 1:
+            assert halves.makespan_s == max(6, 4 * stages + 1)
+
+
 @st.composite
 def stage_costs(draw, positions: int, weight: bool = True) -> Costs:
     def values(number: int) -> list[Fraction]:
@@ -150,7 +163,7 @@ def test_a_simulation_keeps_every_dependency_and_accounts_for_all_time(kind, sta
     costs = data.draw(stage_costs(stages * chunks))
     made = schedule(name, stages, microbatches, chunks)
     simulation = simulate(made, costs)
-    ends = {job(span.action, stages): span.end_s for row in simulation.spans for span in row}
+    ends = {job(span.action, made.placement): span.end_s for row in simulation.spans for span in row}
     work: Fraction | int = 0
     for rank, (row, again) in enumerate(zip(simulation.spans, simulation.recomputed, strict=True)):
         assert [span.action for span in row] == made[rank]
@@ -158,9 +171,9 @@ def test_a_simulation_keeps_every_dependency_and_accounts_for_all_time(kind, sta
         assert all(before.end_s <= after.start_s for before, after in pairwise(taken))
         work += sum(span.end_s - span.start_s for span in taken)
         for span in row:
-            what = job(span.action, stages)
+            what = job(span.action, made.placement)
             for needed in inputs(what, stages * chunks):
-                between = needed.position != what.position and stages > 1
+                between = made.placement.stage(needed.position) != made.placement.stage(what.position)
                 link = min(needed.position, what.position)
                 late = costs.transfer_s[link] if between and costs.transfer_s else 0
                 assert span.start_s >= ends[needed] + late

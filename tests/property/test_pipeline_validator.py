@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from strategies.pipeline import Action, Schedule, deadlock, job, num_positions, problems, schedule
+from strategies.pipeline import Action, Schedule, deadlock, job, num_positions, problems, schedule, splits_backward
 from strategies.pipeline.actions import Job, downstream, executed, inputs, on_grid, upstream
 
-KINDS = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("zero-bubble", 1)]
+KINDS = [("gpipe", 1), ("1f1b", 1), ("interleaved", 2), ("interleaved", 3), ("zero-bubble", 1), ("zero-bubble-v", 2)]
 
 
 @pytest.mark.parametrize(("name", "chunks"), KINDS)
@@ -21,7 +21,7 @@ def test_threads_with_queues_of_one_message_run_to_the_end(
     name: str, chunks: int, stages: int, microbatches: int
 ) -> None:
     made = schedule(name, stages, microbatches, chunks)
-    last = num_positions(made)
+    last, holder = num_positions(made), made.placement.stage
     links: dict[tuple[int, int, str], Queue[Job]] = {
         (source, target, kind): Queue(maxsize=1)
         for source in range(stages) for target in range(stages) for kind in "FB"
@@ -30,12 +30,12 @@ def test_threads_with_queues_of_one_message_run_to_the_end(
 
     def run(rank: int) -> None:
         for action in made[rank]:
-            what = job(action, stages)
+            what = job(action, made.placement)
             source, target = upstream(what, last), downstream(what, last)
-            if source is not None and source.position % stages != rank:
-                assert links[source.position % stages, rank, what.kind].get(timeout=20) == source
-            if target is not None and target.position % stages != rank:
-                links[rank, target.position % stages, what.kind].put(what, timeout=20)
+            if source is not None and holder(source.position) != rank:
+                assert links[holder(source.position), rank, what.kind].get(timeout=20) == source
+            if target is not None and holder(target.position) != rank:
+                links[rank, holder(target.position), what.kind].put(what, timeout=20)
         ended.append(rank)
 
     threads = [Thread(target=run, args=(rank,)) for rank in range(stages)]
@@ -106,7 +106,7 @@ def test_a_fault_planted_anywhere_is_found(kind, stages, microbatches, data) -> 
             backward = data.draw(st.sampled_from([action for action in row if action.kind == "B"]))
             row.remove(backward)
             row.insert(0, backward._replace(tick=row[0].tick - 1))
-    assert problems(made, stages, microbatches, chunks, name == "zero-bubble")
+    assert problems(made, stages, microbatches, chunks, splits_backward(name))
 
 
 @settings(deadline=None)
@@ -114,9 +114,9 @@ def test_a_fault_planted_anywhere_is_found(kind, stages, microbatches, data) -> 
 def test_a_grid_starts_each_action_as_soon_as_it_can(orders) -> None:
     if deadlock(orders, None) is None:
         made = on_grid(orders)
-        ends = {job(action, len(made)): action.tick + 1 for row in made for action in row}
+        ends = {job(action, made.placement): action.tick + 1 for row in made for action in row}
         for row in made:
             for before, action in zip([None, *row], row, strict=False):
                 free = before.tick + 1 if before else 0
-                needed = [ends[what] for what in inputs(job(action, len(made)), len(made))]
+                needed = [ends[what] for what in inputs(job(action, made.placement), len(made))]
                 assert action.tick == max([free, *needed])

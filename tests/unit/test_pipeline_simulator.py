@@ -82,6 +82,13 @@ def test_activations_are_held_until_the_weight_gradients() -> None:
     assert simulate(zero_bubble(2, 3), costs).peak_bytes == [200, 20]
 
 
+def test_gradients_put_aside_by_an_input_backward_are_held_until_the_weight_gradients() -> None:
+    costs = uniform(2, 1, 1, 1)._replace(activation_bytes=[100, 10], gradient_bytes=[40, 4])
+    # stage 0 is F0 F1 B0 W0 F2 B1 W1 B2 W2, stage 1 F0 B0 F1 B1 W0 W1 and so on: two are put aside there
+    assert simulate(zero_bubble(2, 3), costs).peak_bytes == [240, 28]
+    assert simulate(gpipe(2, 3), costs).peak_bytes == [300, 30]
+
+
 @pytest.mark.parametrize(
     ("costs", "said"),
     [

@@ -13,7 +13,7 @@ from orchestrator.report import gantt, timeline, write_report
 from orchestrator.report.reading import read
 from orchestrator.report.timeline import Span, Timeline
 from orchestrator.rundir import RunDirectory
-from strategies.pipeline import schedule, simulate, uniform
+from strategies.pipeline import schedule, simulate, splits_backward, uniform
 
 CONFIG = "name: pipe\nseed: 1\n"
 
@@ -55,7 +55,7 @@ def shown(run: RunDirectory) -> Reader:
 
 def spans(kind: str, num_stages: int = 2, microbatches: int = 4, chunks: int = 1, unit_s: float = 0.25) -> Stages:
     """A schedule with actions of `unit_s`, as ranks report it: a stage waits from its last end on."""
-    weight = 1 if kind == "zero-bubble" else None
+    weight = 1 if splits_backward(kind) else None
     simulation = simulate(schedule(kind, num_stages, microbatches, chunks), uniform(num_stages * chunks, 1, 1, weight))
     told = []
     for row in simulation.spans:
@@ -260,6 +260,16 @@ def test_interleaved_chunks_are_lettered_shaded_and_listed(tmp_path: Path) -> No
     assert html.count('class="bar s0"') == 2 * 2 * 4
     labels = {event["name"] for event in trace(run)["traceEvents"] if event["ph"] == "X"}
     assert labels == {f"{kind}{m}{chunk}" for kind in "FB" for m in range(4) for chunk in "ab"}
+
+
+def test_a_folded_model_lists_the_layers_of_both_ends_on_the_first_stage(tmp_path: Path) -> None:
+    told = spans("zero-bubble-v", chunks=2)
+    names = [["0 (A)", "1 (B)", "6 (G)"], ["2 (C)", "3 (D)", "4 (E)", "5 (F)"]]
+    given = {"schedule": "zero-bubble-v", "layers": [2, 1, 3, 1], "stages": [{"layers": own} for own in names]}
+    seen = shown(make(tmp_path, told, predicted=told, **given))
+    assert "0 3 0 (A) … 1 (B) 6 (G)" in seen.text
+    assert "1 4 2 (C) 3 (D) … 5 (F)" in seen.text
+    assert "stage 0: W2b, weight gradients of micro-batch 2, chunk 1 from" in seen.text
 
 
 def test_weight_gradients_have_a_colour_and_a_name_of_their_own(tmp_path: Path) -> None:

@@ -11,7 +11,9 @@ from orchestrator.config import load_experiment
 from orchestrator.errors import ConfigError
 from orchestrator.planning import plan
 from orchestrator.preparing import prepare
-from orchestrator.stages import divide, num_microbatches
+from orchestrator.progress import size
+from orchestrator.stages import divide, num_microbatches, settings_of
+from trainers.pipeline import deferred
 from trainers.pipeline.inline import InlinePipeline
 
 
@@ -40,7 +42,7 @@ def test_every_layer_is_in_one_stage(partition: Any) -> None:
 
 def test_equal_numbers_of_parameters_are_balanced_exactly() -> None:
     stages = cut(stages=4, partition="parameters")
-    each = [sum(cost.num_parameters for cost in stages.of_stage(stage, 4)) for stage in range(4)]
+    each = [sum(cost.num_parameters for cost in stages.of_stage(stage)) for stage in range(4)]
     assert max(each) <= 2 * (96 * 96 + 96), "two hidden layers at most"
 
 
@@ -48,8 +50,6 @@ def test_equal_numbers_of_parameters_are_balanced_exactly() -> None:
     "mode, counts", [("never", [0, 0]), ("except-last", [3, 3]), ("always", [4, 4])]
 )  # torchgpipe's scenario of counting checkpoints
 def test_as_many_microbatches_are_recomputed_as_the_mode_says(mode: str, counts: list[int]) -> None:
-    from orchestrator.stages import settings_of
-
     prepared = prepare(load_experiment(raw(recompute=mode)))
     pipeline = InlinePipeline(settings_of(prepared.experiment, divide(prepared)), prepared.dataset)
     pipeline.step(1)
@@ -105,6 +105,45 @@ def test_a_plan_says_stages_time_bubble_and_bytes() -> None:
     assert boundary == 16 * 96 * 4, "a micro-batch of 16 examples, 96 floats each"
 
 
+def test_a_plan_of_a_folded_model_names_both_pieces_and_leaves_out_the_turn() -> None:
+    from rich.console import Console
+
+    drawn = plan(raw(stages=2, schedule="zero-bubble-v", partition=[5, 4, 4, 3]))
+    console = Console(record=True, width=200, soft_wrap=True, file=io.StringIO())
+    drawn.render(console)
+    text = console.export_text()
+    names = [cost.name.split(" ")[0] for cost in drawn.stages.costs]
+    assert f"{names[0]} ... {names[4]}, {names[13]} ... {names[15]}" in text
+    assert f"{names[5]} ... {names[8]}, {names[9]} ... {names[12]}" in text
+    assert [len(drawn.stages.of_stage(stage)) for stage in range(2)] == [8, 8]
+    assert "W0" in text and "of the rank's second chunk" in text
+    # two of the three cuts are between ranks, each crossed by 4 micro-batches of 16 examples, there and back
+    cuts = [drawn.stages.of_position(position)[0].input_bytes for position in (1, 3)]
+    assert size(2 * 4 * sum(cuts)) in next(line for line in text.split("\n") if "sent between stages" in line)
+
+
+def test_the_gradients_that_wait_for_the_weights_are_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
+    put: dict[tuple[int, int], int] = {}
+
+    def counted(store: Any, work: Any) -> None:
+        kept = dict(zip(work.__code__.co_freevars, work.__closure__, strict=True))
+        key = id(store), store.microbatch
+        put[key] = put.get(key, 0) + kept["grad"].cell_contents.untyped_storage().nbytes()
+        keep(store, work)
+
+    keep = deferred.Store.put
+    prepared = prepare(load_experiment(raw(schedule="zero-bubble", partition=[8, 8])))
+    stages = divide(prepared)
+    pipeline = InlinePipeline(settings_of(prepared.experiment, stages), prepared.dataset)
+    monkeypatch.setattr(deferred.Store, "put", counted)
+    pipeline.step(1)
+    want = [sum(cost.gradient_bytes for cost in stages.of_stage(stage)) for stage in range(2)]
+    assert want == [4 * 96 * 16 * 4, (3 * 96 + 10) * 16 * 4], "four linear layers each, 16 examples of a micro-batch"
+    assert sorted(put.values()) == sorted(4 * want)
+    plain = divide(prepare(load_experiment(raw(schedule="1f1b", partition=[8, 8]))))
+    assert plain.stage_bytes(0) < stages.stage_bytes(0)
+
+
 def test_a_pipeline_that_does_not_fit_is_told_by_the_plan() -> None:
     drawn = plan({**raw(stages=3), "cluster": {"workers": 3, "resources_per_worker": {"CPU": 10_000}}})
     assert drawn.exit_code == 3
@@ -115,6 +154,8 @@ def test_a_pipeline_that_does_not_fit_is_told_by_the_plan() -> None:
     "changes, told",
     [
         ({"schedule": "interleaved", "chunks": 1}, "strategy.chunks: got 1"),
+        ({"schedule": "zero-bubble-v", "chunks": 3}, "got 3, but zero-bubble-v has 2 parts of the model on each stage"),
+        ({"schedule": "zero-bubble-v", "partition": [8, 8]}, "2 numbers of layers for 2 stages and 2 chunks"),
         ({"partition": [5, 5]}, "10 layers, the model has 16"),
         ({"partition": [5, 5, 6]}, "3 numbers of layers for 2 stages"),
         ({"loss": {"target": "nope:f"}}, "strategy.loss.target"),

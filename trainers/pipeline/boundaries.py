@@ -15,6 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from strategies.pipeline import Placement
 from trainers.pipeline.chunk import Carry, Chunk
 from trainers.pipeline.transport import Key, Spec, Transport
 
@@ -45,11 +46,12 @@ class Agreement:
     """One rank's side of the agreement on one size.
 
     Args:
+        placement: which rank holds which position.
         number: of the agreement, the same on all ranks; its messages bear it in place of a micro-batch.
     """
 
-    def __init__(self, chunk: Chunk, transport: Transport, num_stages: int, number: int) -> None:
-        self._chunk, self._transport, self._num_stages, self._number = chunk, transport, num_stages, number
+    def __init__(self, chunk: Chunk, transport: Transport, placement: Placement, number: int) -> None:
+        self._chunk, self._transport, self._placement, self._number = chunk, transport, placement, number
 
     def settle(self, size: int, inputs: Tensor | None, *, training: bool) -> Boundary:
         """Run the dry micro-batch through this chunk.
@@ -77,7 +79,7 @@ class Agreement:
         return Boundary(came, goes, followed_in, followed_out)
 
     def _receive(self) -> tuple[Carry, frozenset[str]]:
-        source = (self._chunk.position - 1) % self._num_stages
+        source = self._placement.stage(self._chunk.position - 1)
         length = self._one("L", [Spec("length", (1,), torch.int64)], source)["length"]
         text = self._one("H", [Spec("text", (int(length),), torch.uint8)], source)["text"]
         entries = json.loads(bytes(text.tolist()))
@@ -91,7 +93,7 @@ class Agreement:
 
     def _send(self, carry: Mapping[str, Tensor], followed: frozenset[str]) -> None:
         position = self._chunk.position + 1
-        target = position % self._num_stages
+        target = self._placement.stage(position)
         entries = [[spec.name, spec.shape, str(spec.dtype)[6:], spec.name in followed] for spec in _specs(carry)]
         text = torch.tensor(list(json.dumps(entries).encode()), dtype=torch.uint8)
         self._transport.send(Key("L", position, self._number), {"length": torch.tensor([len(text)])}, target)

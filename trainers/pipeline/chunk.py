@@ -93,6 +93,11 @@ class Chunk:
         self._live: dict[int, _Live] = {}
 
     @property
+    def splits_backward(self) -> bool:
+        """Whether weight gradients wait for `weigh`, which then still reads what backward was given."""
+        return self._store is not None
+
+    @property
     def num_live(self) -> int:
         """Micro-batches whose forward is done and whose backward is not."""
         return len(self._live)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
+import torch
 import torch.distributed as dist
 from torch import Tensor
 
@@ -55,16 +56,21 @@ class LocalCollective:
 
 
 class GroupCollective:
-    """Groups of torch.distributed, by name."""
+    """Groups of torch.distributed, by name.
 
-    def __init__(self, groups: Mapping[str, dist.ProcessGroup | None]) -> None:
-        self._groups = groups
+    Args:
+        device: where the backend can add; what is given elsewhere goes there and back.
+    """
+
+    def __init__(self, groups: Mapping[str, dist.ProcessGroup | None], device: torch.device) -> None:
+        self._groups, self._device = groups, device
 
     def sum(self, group: str, tensor: Tensor) -> Pending:
-        work = dist.all_reduce(tensor, group=self._groups[group], async_op=True)
+        there = tensor.to(self._device)
+        work = dist.all_reduce(there, group=self._groups[group], async_op=True)
 
         def result() -> Tensor:
             work.wait()
-            return tensor
+            return there.to(tensor.device)
 
         return Pending(lambda: True, result)

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
-from trainers.pipeline import losses
+from trainers.pipeline import deferred, losses
 from trainers.pipeline.chunk import Carry, Chunk, Run
 from trainers.pipeline.layers import chain
 from trainers.threads import intra_op_threads
@@ -32,6 +33,8 @@ class LayerCost(NamedTuple):
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
         own_input_bytes: how many of those are of the layer's own input.
         input_bytes: of what comes from the layer before, skips that pass by included.
+        gradient_bytes: put aside by a backward that is split, until the weight gradients: gradients of the outputs of
+            the layer's parts with weights, where each has memory of its own.
         parameter_bytes, num_parameters: of its trained numbers; of tied ones, each use counts.
     """
 
@@ -41,6 +44,7 @@ class LayerCost(NamedTuple):
     activation_bytes: int
     own_input_bytes: int
     input_bytes: int
+    gradient_bytes: int
     parameter_bytes: int
     num_parameters: int
 
@@ -78,7 +82,7 @@ def measure(
     x = to_tensor(dataset.train_x[:size], dataset, dtype)
     y = to_labels(dataset.train_y[:size])
     best = [[float("inf"), float("inf")] for _ in chunks]
-    carried: list[tuple[int, int, int]] = []
+    carried: list[tuple[int, int, int, int]] = []
     known = {
         tensor.untyped_storage().data_ptr()
         for tensor in (*(p for layer in layers.layers for p in layer.module.parameters()), x)
@@ -93,11 +97,12 @@ def measure(
                 given = sum(_bytes(tensor) for tensor in carry.values())
                 alive.append(carry)
                 targets = y if chunk.is_last else None
-                carry, seconds = _timed(lambda c=chunk, given=carry, t=targets: _forward(c, given, t), kept)
+                with _outputs_of_weights(chunk.modules) if kept and precision is None else nullcontext([]) as aside:
+                    carry, seconds = _timed(lambda c=chunk, given=carry, t=targets: _forward(c, given, t), kept)
                 best[index][0] = min(best[index][0], seconds)
                 outputs.append(carry)
                 if kept is not None:
-                    carried.append((kept.num_bytes, kept.num_input_bytes, given))
+                    carried.append((kept.num_bytes, kept.num_input_bytes, given, sum(aside)))
                     alive += [{"loss": tensor} for tensor in kept.tensors]
             gradients: Carry = {}
             for index, chunk in reversed(list(enumerate(chunks))):
@@ -111,10 +116,13 @@ def measure(
             kept_bytes,
             own_bytes,
             given,
+            aside,
             sum(_bytes(p) for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward), (kept_bytes, own_bytes, given) in zip(layers.layers, best, carried, strict=True)
+        for layer, (forward, backward), (kept_bytes, own_bytes, given, aside) in zip(
+            layers.layers, best, carried, strict=True
+        )
     ]
 
 
@@ -144,6 +152,22 @@ class _Kept:
             self.num_bytes += storage.nbytes()
             self.num_input_bytes += storage.nbytes() if storage.data_ptr() in self._inputs else 0
         return tensor
+
+
+@contextmanager
+def _outputs_of_weights(module: nn.Module) -> Iterator[list[int]]:
+    """Collect the bytes that those parts return whose weight gradients can wait."""
+    found: list[int] = []
+    hooks = [
+        part.register_forward_hook(lambda part, given, returned: found.append(_bytes(returned)))
+        for part in module.modules()
+        if deferred.waits(part)
+    ]
+    try:
+        yield found
+    finally:
+        for hook in hooks:
+            hook.remove()
 
 
 def _timed(work: Callable[[], Carry], kept: _Kept | None = None) -> tuple[Carry, float]:

@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers.optimizers import aligned
+
 
 class Store:
     """Weight gradients put aside, by micro-batch, in the order their layers were reached."""
@@ -35,6 +37,11 @@ class Store:
 
     def __len__(self) -> int:
         return sum(len(works) for works in self._waiting.values())
+
+
+def waits(layer: nn.Module) -> bool:
+    """Return whether a layer's weight gradient is one that `install` makes wait."""
+    return type(layer) is nn.Linear or _plain_convolution(layer)
 
 
 def install(module: nn.Module, store: Store) -> None:
@@ -128,6 +135,6 @@ class _ConvolutionFunction(torch.autograd.Function):
 def accumulate(parameter: Tensor, gradient: Tensor) -> None:
     """Add a gradient to a parameter's, as autograd would."""
     if parameter.grad is None:
-        parameter.grad = gradient
+        parameter.grad = aligned(gradient, parameter)  # autograd would lay it out like the weight
     else:
         parameter.grad += gradient

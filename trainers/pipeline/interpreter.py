@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from strategies.pipeline import Action
+from strategies.pipeline import Action, Placement
 from trainers.pipeline.boundaries import Boundary
 from trainers.pipeline.chunk import Carry, Chunk, Run, main
 from trainers.pipeline.transport import Key, Spec, Transport
@@ -61,25 +61,27 @@ class Interpreter:
     """One rank's step through its actions.
 
     Args:
-        chunks: this rank's, by their number. boundaries: of each chunk, by size of micro-batch and whether it trains.
+        chunks: this rank's, by their number. placement: which rank holds which position.
+        boundaries: of each chunk, by size of micro-batch and whether it trains.
     """
 
     def __init__(
         self,
         chunks: Sequence[Chunk],
-        num_stages: int,
+        placement: Placement,
         transport: Transport,
         boundaries: Sequence[Mapping[tuple[int, bool], Boundary]],
         batch: Batch,
         actions: Sequence[Action],
     ) -> None:
-        self._chunks, self._num_stages = chunks, num_stages
+        self._chunks, self._placement = chunks, placement
         self._transport, self._boundaries, self._batch = transport, boundaries, batch
         self._actions = list(actions)
         self._next = 0
         self._begin_s = 0.0
         self._to_receive = [found for action in actions for found in self._receives(action)]
         self._posted = self._received = 0
+        self._read_by_weights: dict[tuple[int, int], list[Tensor]] = {}
         self.losses: dict[int, Tensor] = {}
         self.spans: list[Span] = []
 
@@ -158,7 +160,11 @@ class Interpreter:
             self._send("B", chunk.position - 1, microbatch, returned)
         going = {tensor.data_ptr() for tensor in returned.values()}
         read = [*inputs.values(), *gradients.values()]
-        self._transport.give_back([tensor for tensor in read if tensor.data_ptr() not in going])
+        read = [tensor for tensor in read if tensor.data_ptr() not in going]
+        if chunk.splits_backward:
+            self._read_by_weights[action.chunk, microbatch] = read
+        else:
+            self._transport.give_back(read)
         return ready_s
 
     def _recompute(self, action: Action) -> None:
@@ -169,6 +175,7 @@ class Interpreter:
     def _weigh(self, action: Action) -> float:
         ready_s = time.perf_counter()
         self._chunks[action.chunk].weigh(action.microbatch)
+        self._transport.give_back(self._read_by_weights.pop((action.chunk, action.microbatch)))
         return ready_s
 
     # ------------------------------------------------------------------------------------------------ messages
@@ -179,14 +186,14 @@ class Interpreter:
         boundary = self._boundaries[action.chunk][size, training]
         if action.kind == "F" and not chunk.is_first:
             key = Key("F", chunk.position, action.microbatch)
-            yield key, boundary.inputs, (chunk.position - 1) % self._num_stages
+            yield key, boundary.inputs, self._placement.stage(chunk.position - 1)
         if action.kind == "B" and not chunk.is_last:
             key = Key("B", chunk.position, action.microbatch)
-            yield key, boundary.gradients_in(), (chunk.position + 1) % self._num_stages
+            yield key, boundary.gradients_in(), self._placement.stage(chunk.position + 1)
 
     def _receive(self, key: Key) -> Carry:
         self._received += 1
         return self._transport.receive(key)
 
     def _send(self, kind: str, position: int, microbatch: int, tensors: Carry) -> None:
-        self._transport.send(Key(kind, position, microbatch), tensors, position % self._num_stages)
+        self._transport.send(Key(kind, position, microbatch), tensors, self._placement.stage(position))

@@ -23,7 +23,7 @@ from trainers.pipeline.collective import GroupCollective
 from trainers.pipeline.rank import Rank
 from trainers.pipeline.settings import Settings
 from trainers.pipeline.state import export, restore
-from trainers.pipeline.transport import GroupTransport
+from trainers.pipeline.transport import GroupTransport, groups_of_ways
 
 T = TypeVar("T")
 
@@ -96,8 +96,11 @@ def build(context: Context, settings: Settings, dataset: Dataset) -> Rank:
             groups[f"stage {stage}"] = group
     ranks = [replica * stages + number for number in range(stages)]
     device = torch.device(context.device)
-    transport = GroupTransport(ranks, stage, device)
-    return Rank(settings, dataset, stage, replica, transport, GroupCollective(groups), device)
+    ways = groups_of_ways(dist.get_backend())
+    transport = GroupTransport(ranks, stage, device, ways)
+    if ways:
+        transport.meet(settings.placement)
+    return Rank(settings, dataset, stage, replica, transport, GroupCollective(groups, device), device)
 
 
 def _report_evaluation(context: Context, rank: Rank, step: int, batch_size: int, speaks: bool) -> None:

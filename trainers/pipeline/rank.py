@@ -7,7 +7,8 @@ step does, after all micro-batches are through:
     replicas      gradients and BatchNorm statistics are summed over the replicas of each stage
     ties          the copies of a tied parameter get the sum of all copies' gradients, in layer order
     one vector    squared gradient norms by parameter, the loss and a stop flag are summed over all ranks
-    update        gradients are clipped by the norm of the whole model; each rank moves its own parameters
+    update        gradients are clipped by the norm of the whole model; each rank moves its own parameters, and where
+                  nothing is clipped it does so while the sum is under way
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from trainers import learning_rate, models, optimizers
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
+from trainers.optimizers import aligned
 from trainers.pipeline import losses
 from trainers.pipeline.batchnorm import combine
 from trainers.pipeline.boundaries import Agreement, Boundary
@@ -35,7 +37,8 @@ from trainers.pipeline.collective import Collective, Pending
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
 from trainers.pipeline.layers import Layer, chain
 from trainers.pipeline.settings import Batches, Settings
-from trainers.pipeline.transport import Key, Spec, Transport
+from trainers.pipeline.ties import Ties, share_ties
+from trainers.pipeline.transport import Key, Transport
 
 _HEAD = 3
 """Numbers at the head of a step's vector: the loss, the wish to stop, the bytes sent."""
@@ -109,13 +112,13 @@ class Rank:
         self.names = list(whole.uses)
         tied = whole.tied()
         shared = {use.layer for uses in tied.values() for use in uses}
-        num_positions = len(settings.layers)
+        placement, num_positions = settings.placement, len(settings.layers)
         starts = [sum(settings.layers[:position]) for position in range(num_positions + 1)]
         owner = {index: p for p in range(num_positions) for index in range(starts[p], starts[p + 1])}
         modules: dict[int, nn.Module] = {}
         self.chunks: list[Chunk] = []
         self._loss = losses.build(settings.loss)
-        for position in range(self.stage, num_positions, settings.stages):
+        for position in placement.positions(self.stage):
             layers: list[Layer] = []
             for layer in whole.layers[starts[position] : starts[position + 1]]:
                 module = copy.deepcopy(layer.module) if layer.index in shared else layer.module
@@ -136,7 +139,9 @@ class Rank:
         self.floats: dict[str, Tensor] = {}  # what of this part travels: the first use of each, here
         self.counters: dict[str, Tensor] = {}
         self._copies: dict[str, dict[int, nn.Parameter]] = {}
-        self._ties = {name: [(use.layer, owner[use.layer] % settings.stages) for use in u] for name, u in tied.items()}
+        self._ties: Ties = {
+            name: [(use.layer, placement.stage(owner[use.layer])) for use in u] for name, u in tied.items()
+        }
         self.is_first_use: dict[str, bool] = {}
         for name, uses in whole.uses.items():
             for place, use in enumerate(uses):
@@ -196,7 +201,7 @@ class Rank:
                 settings.keeps(self.stage, len(split)),
             )
             actions = self._actions(len(split))
-            run = Interpreter(self.chunks, settings.stages, self._transport, self._boundaries, batch, actions)
+            run = Interpreter(self.chunks, settings.placement, self._transport, self._boundaries, batch, actions)
             while not run.done:
                 while not run.ready():
                     yield None
@@ -205,13 +210,15 @@ class Rank:
             self.spans += run.spans
         torch.set_rng_state(random)
         yield from self._share_with_replicas()
-        yield from self._share_ties(number)
+        yield from share_ties(self._ties, self._copies, self.stage, self._transport)
         self._transport.flush()
         vector = torch.zeros(_HEAD + len(self.names), dtype=torch.float64)
         vector[0], vector[1], vector[2] = loss, float(stop), float(self._transport.sent_bytes - sent_before)
         if settings.clip_norm is not None:
             self._add_norms(vector)
         pending = self._collective.sum("all", vector)
+        if settings.clip_norm is None:
+            self._update(number, norm=0.0)  # asks nothing of other ranks, so it does not wait for the slowest
         while not pending.ready():
             yield None
         vector = pending.result()
@@ -219,7 +226,8 @@ class Rank:
         if not math.isfinite(loss) or not math.isfinite(norm):
             told = f"loss {loss}" if settings.clip_norm is None else f"loss {loss}, gradient norm {norm}"
             raise NotFinite(f"training diverged at step {number}: {told}")
-        self._update(number, norm)
+        if settings.clip_norm is not None:
+            self._update(number, norm)
         norm = norm if settings.clip_norm is not None else float("nan")
         yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
 
@@ -242,7 +250,7 @@ class Rank:
                     yield None
                 examples = self._dataset.train_x if training else self._dataset.test_x
                 inputs = self._inputs(examples[:size]) if chunk.is_first else None
-                agreement = Agreement(chunk, self._transport, self.settings.stages, number)
+                agreement = Agreement(chunk, self._transport, self.settings.placement, number)
                 self._boundaries[index][size, training] = agreement.settle(size, inputs, training=training)
 
     def evaluate(self, batch_size: int) -> Iterator[Evaluated | None]:
@@ -270,7 +278,7 @@ class Rank:
             [len(part) for part in split], [], 0, lambda m: self._inputs(dataset.test_x[split[m]]), None, [], score
         )
         actions = [action for action in self._actions(len(split)) if action.kind == "F"] if split else []
-        run = Interpreter(self.chunks, settings.stages, self._transport, self._boundaries, batch, actions)
+        run = Interpreter(self.chunks, settings.placement, self._transport, self._boundaries, batch, actions)
         while not run.done:
             while not run.ready():
                 yield None
@@ -307,52 +315,12 @@ class Rank:
             if trained:
                 summed = pending[0].result().split([parameter.numel() for parameter in trained])
                 for parameter, gradient in zip(trained, summed, strict=True):
-                    parameter.grad = gradient.view_as(parameter)
+                    parameter.grad = aligned(gradient.view_as(parameter), parameter)
             if statistics:
                 columns = pending[-1].result().split([len(part) for part in statistics], dim=1)
                 statistics = [combine(list(rows)) for rows in columns]
         for norm, total in zip((norm for chunk in self.chunks for norm in chunk.norms), statistics, strict=True):
             norm.commit(total.to(norm.layer.running_mean.device))
-
-    def _share_ties(self, number: int) -> Iterator[None]:
-        """Sum the gradients of a tied parameter's copies at the stage of its first use, and hand the sum back."""
-        for index, (name, uses) in enumerate(self._ties.items()):
-            copies = self._copies.get(name, {})
-            home = uses[0][1]
-            for layer, stage in uses:
-                if stage == self.stage != home:
-                    key = Key("T", index, layer)
-                    self._transport.send(key, {"0": _gradient(copies[layer])}, home)
-        for index, (name, uses) in enumerate(self._ties.items()):
-            copies = self._copies.get(name, {})
-            home = uses[0][1]
-            if self.stage == home:
-                total: Tensor | None = None
-                for layer, stage in uses:
-                    if stage == self.stage:
-                        part = _gradient(copies[layer])
-                    else:
-                        part = yield from self._get(Key("T", index, layer), _spec(next(iter(copies.values()))), stage)
-                    total = part.clone() if total is None else total + part
-                assert total is not None
-                for stage in sorted({stage for _, stage in uses} - {home}):
-                    # A copy, since in one process the receiver would get this very tensor, and both clip theirs.
-                    self._transport.send(Key("U", index, stage), {"0": total.clone()}, stage)
-                for parameter in copies.values():
-                    parameter.grad = total
-        for index, (name, uses) in enumerate(self._ties.items()):
-            copies = self._copies.get(name, {})
-            if copies and self.stage != uses[0][1]:
-                spec = _spec(next(iter(copies.values())))
-                total = yield from self._get(Key("U", index, self.stage), spec, uses[0][1])
-                for parameter in copies.values():
-                    parameter.grad = total
-
-    def _get(self, key: Key, spec: Spec, source: int) -> Iterator[None]:
-        self._transport.expect(key, [spec], source)
-        while not self._transport.ready(key):
-            yield None
-        return self._transport.receive(key)["0"]  # type: ignore[return-value]  # the generator's return value
 
     def _add_norms(self, vector: Tensor) -> None:
         """Write squared norms into the places of the parameters whose first use is here, on the first replica."""
@@ -379,11 +347,3 @@ class Rank:
 def _find(module: nn.Module, local: str) -> Tensor:
     owner, _, name = local.rpartition(".")
     return getattr(module.get_submodule(owner), name)  # type: ignore[no-any-return]
-
-
-def _gradient(parameter: nn.Parameter) -> Tensor:
-    return torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-
-
-def _spec(parameter: nn.Parameter) -> Spec:
-    return Spec("0", tuple(parameter.shape), parameter.dtype)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strategies.pipeline import Schedule, schedule
+from strategies.pipeline import Placement, Schedule, placement, schedule, splits_backward
 from strategies.seeds import generator
 
 
@@ -49,8 +49,13 @@ class Settings(NamedTuple):
         return len(self.layers) // self.stages
 
     @property
+    def placement(self) -> Placement:
+        """Which positions of the model each rank holds."""
+        return placement(self.schedule, self.stages, self.chunks)
+
+    @property
     def splits_backward(self) -> bool:
-        return self.schedule == "zero-bubble"
+        return splits_backward(self.schedule)
 
     def actions(self, num_microbatches: int) -> Schedule:
         """Return the schedule of a batch of so many micro-batches."""

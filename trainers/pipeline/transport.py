@@ -10,12 +10,14 @@ Left out: Ray's object store, which takes two to five times as long a boundary (
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
+
+from strategies.pipeline import Placement
 
 
 class Spec(NamedTuple):
@@ -37,7 +39,7 @@ class Key(NamedTuple):
 
 _KINDS = "FBTUHLD"
 _IN_FLIGHT = 4
-"""Messages to one rank that have not arrived yet; the next send waits. gloo tells only by waiting that one has."""
+"""Messages of one kind to one rank that have not arrived yet; the next waits. gloo tells of one only by waiting."""
 
 
 class Transport(Protocol):
@@ -104,31 +106,55 @@ class LocalTransport:
         return sorted(self._messages)
 
 
+Way = tuple[str, bool]
+"""A kind of message, F, B or none of them (""), and whether it goes to a higher rank."""
+
+WAYS: tuple[Way, ...] = tuple((kind, up) for kind in ("F", "B", "") for up in (False, True))
+
+
+def groups_of_ways(backend: str) -> dict[Way, dist.ProcessGroup]:
+    """Return a process group for each way that messages go, where the backend needs it; every rank calls this.
+
+    nccl ignores tags, and does what two ranks have in one group one after the other, whichever way it goes: a receive
+    posted ahead would stop the send that it waits for. A schedule's messages of one kind and direction are taken in the
+    order they are sent (`strategies.pipeline.problems`). gloo goes by tags, and needs one group only.
+    """
+    return {way: dist.new_group() for way in WAYS} if backend == "nccl" else {}
+
+
 class GroupTransport:
     """Rank to rank through a torch.distributed group (gloo or nccl).
 
     Args:
         ranks: the global rank of each rank of the pipeline. rank: this one's place among them.
+        groups: as of `groups_of_ways`; ways that are missing go through the default group.
     """
 
-    def __init__(self, ranks: Sequence[int], rank: int, device: torch.device) -> None:
+    def __init__(
+        self,
+        ranks: Sequence[int],
+        rank: int,
+        device: torch.device,
+        groups: Mapping[Way, dist.ProcessGroup] | None = None,
+    ) -> None:
+        self._groups = groups or {}
         self.sent_bytes = 0
         self._ranks = list(ranks)
         self._rank = rank
         self._device = device
         self._local = LocalTransport()  # between chunks of this very rank
         self._expected: dict[Key, tuple[dict[str, Tensor], list[dist.Work]]] = {}
-        self._sent: dict[int, deque[list[tuple[dist.Work, Tensor]]]] = {}
+        self._sent: dict[tuple[int, str], deque[list[tuple[dist.Work, Tensor]]]] = {}
         self._free: dict[tuple[tuple[int, ...], torch.dtype], list[Tensor]] = {}
         self._lent: dict[int, Tensor] = {}
 
     def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
         if source == self._rank:
             return
-        tensors, works = {}, []
+        tensors, works, group = {}, [], self._group(key, source, self._rank)
         for index, spec in enumerate(specs):
             tensors[spec.name] = tensor = self._buffer(spec)
-            works.append(dist.irecv(tensor, self._ranks[source], tag=self._tag(key, index)))
+            works.append(dist.irecv(tensor, self._ranks[source], group, tag=self._tag(key, index)))
         self._expected[key] = (tensors, works)
 
     def ready(self, key: Key) -> bool:
@@ -152,14 +178,15 @@ class GroupTransport:
         if target == self._rank:
             self._local.send(key, tensors, target)
             return
-        sent = self._sent.setdefault(target, deque())
+        sent = self._sent.setdefault((target, key.kind), deque())
         while len(sent) >= _IN_FLIGHT:
             _wait(sent.popleft())
-        whole = [tensor.contiguous() for tensor in tensors.values()]
+        whole = [tensor.to(self._device).contiguous() for tensor in tensors.values()]
+        group = self._group(key, self._rank, target)
         self.sent_bytes += sum(tensor.numel() * tensor.element_size() for tensor in whole)
         sent.append(
             [
-                (dist.isend(tensor, self._ranks[target], tag=self._tag(key, index)), tensor)
+                (dist.isend(tensor, self._ranks[target], group, tag=self._tag(key, index)), tensor)
                 for index, tensor in enumerate(whole)
             ]
         )
@@ -168,6 +195,29 @@ class GroupTransport:
         for sent in self._sent.values():
             while sent:
                 _wait(sent.popleft())
+
+    def meet(self, placement: Placement) -> None:
+        """Send a number over every link of a pipeline, on all ranks in the same order.
+
+        nccl joins the two ranks of a link when both first use it, and holds them until then; a rank that first met
+        another for a receive posted ahead would be held before it could send what leads to that receive.
+        """
+        last, number = placement.num_positions - 1, [Spec("0", (1,), torch.float32)]
+        forward = [(Key("F", p, 0), p - 1) for p in range(1, last + 1)]
+        for key, source in (*forward, *((Key("B", p, 0), p + 1) for p in reversed(range(last)))):
+            sender, taker = placement.stage(source), placement.stage(key.position)
+            if sender == taker:
+                continue
+            if self._rank == taker:
+                self.expect(key, number, sender)
+                self.give_back(list(self.receive(key).values()))
+            elif self._rank == sender:
+                self.send(key, {"0": torch.zeros(1)}, taker)
+                self.flush()
+        self.sent_bytes = 0
+
+    def _group(self, key: Key, source: int, target: int) -> dist.ProcessGroup | None:
+        return self._groups.get((key.kind if key.kind in "FB" else "", target > source))
 
     def _buffer(self, spec: Spec) -> Tensor:
         free = self._free.get((spec.shape, spec.dtype))
