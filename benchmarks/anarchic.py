@@ -3,13 +3,14 @@
 Twenty clients hold digits of p classes each. Half of them are five times as fast as the others, so that five of six
 updates come from them; each participation makes 1 to 10 local steps, and updates arrive several versions late. Beside
 AFA-CD and AFA-CS stands FedAvg in synchronous rounds of as many clients with the same random steps: the work of all
-clients together is the same. The model is logistic regression. Figures are means over seeds of the accuracy over the
+clients together is the same. AFA's server rate is 0.03; with 0.11, which makes a step as long as FedAvg's, what is late
+disturbs both more where each client has one digit. The model is logistic regression. Figures are means over seeds of the accuracy over the
 last tenth of the steps, since single values jump; the spread is the least and the most.
 
 The second table counts the server steps to an accuracy, for buffers m of AFA-CD and for populations M of AFA-CS whose
 memory averages over all of them.
 
-    python -m benchmarks.anarchic [--steps 1500] [--seeds 3] [--plot docs/anarchic.svg]
+    python -m benchmarks.anarchic [--steps 600] [--seeds 3] [--plot docs/anarchic.svg]
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 
 import orchestrator
 
-CLIENTS, BUFFER, CLIENT_LR, MEAN_STEPS = 20, 5, 0.02, 5.5
+CLIENTS, BUFFER, CLIENT_LR, SERVER_LR = 20, 5, 0.02, 0.03
 SKEWS = (1, 2, 5, 10)
 ALGORITHMS = ("fedavg", "afa-cd", "afa-cs")
 GOAL = 0.85
@@ -32,12 +33,12 @@ GOAL = 0.85
 def config(
     algorithm: str, classes: int, steps: int, seed: int, *, buffer: int = BUFFER, clients: int = CLIENTS
 ) -> dict[str, Any]:
-    """Return one run. The server's rate makes a step as long as FedAvg's with the mean number of local steps."""
+    """Return one run."""
     rule: dict[str, Any] = {"name": algorithm, "rounds": steps}
     if algorithm == "fedavg":
         rule |= {"cohort": buffer, "weighting": "uniform"}
     else:
-        rule |= {"server_lr": CLIENT_LR * MEAN_STEPS}
+        rule |= {"server_lr": SERVER_LR}
     return {
         "name": "anarchic",
         "seed": seed,
@@ -87,7 +88,7 @@ def spread(values: Sequence[float], style: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--plot", type=Path)
     arguments = parser.parse_args()

@@ -1,8 +1,8 @@
 """FedZip in real bytes: what it saves on the authors' network, by their count and by the length of payloads.
 
 The network is that of the authors' code: two convolutions of 32 and 64 filters, pooling, 128 hidden units, dropout, in
-all 1,199,882 weights. Ten clients hold MNIST digits of their own and make one epoch a round. Each row is a run of its own:
-the test accuracy after the last round, what all clients sent in all rounds (plain size over payload size, headers,
+all 1,199,882 weights. Ten clients hold MNIST digits of their own and make one epoch a round. Each row is a run of its
+own: the test accuracy after the last round, what all clients sent in all rounds (plain size over payload size, headers,
 centroids and code tables included), and for FedZip the ratio as the authors count it, on the update of one client from
 the initial model: bits of the codes alone, without delimiters or headers.
 
