@@ -4,8 +4,8 @@ Twenty clients hold digits of p classes each. Half of them are five times as fas
 updates come from them; each participation makes 1 to 10 local steps, and updates arrive several versions late. Beside
 AFA-CD and AFA-CS stands FedAvg in synchronous rounds of as many clients with the same random steps: the work of all
 clients together is the same. AFA's server rate is 0.03; with 0.11, which makes a step as long as FedAvg's, what is late
-disturbs both more where each client has one digit. The model is logistic regression. Figures are means over seeds of the accuracy over the
-last tenth of the steps, since single values jump; the spread is the least and the most.
+disturbs both more where each client has one digit. The model is logistic regression. Figures are means over seeds of
+the accuracy over the last tenth of the steps, since single values jump; the spread is the least and the most.
 
 The second table counts the server steps to an accuracy, for buffers m of AFA-CD and for populations M of AFA-CS whose
 memory averages over all of them.
