@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from trainers.batched import refusal
 from trainers.cohort.bodies import Bodies, SharedTensorsDiffer, body
 from trainers.data.base import DataError
 from trainers.local import LocalSettings
+from trainers.models import ModelError, check
 
 if TYPE_CHECKING:
     from orchestrator.preparing import Prepared
@@ -75,12 +77,7 @@ def _shared(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         yield Problem(where(path), path, f"got {pattern!r}, which no tensor's name matches", f"names are {names}, ...")
         return
     if prepared.dataset.client_shapes is not None:
-        seed = integer(experiment.seed, "model")
-        try:
-            Bodies(experiment.model.model_dump(), prepared.dataset, seed, pattern, torch.device("cpu")).check()
-        except SharedTensorsDiffer as error:
-            hint = "let strategy.aggregate_keys match tensors that all clients have in the same shape"
-            yield Problem(where(path), path, str(error), hint)
+        yield from _shapes(prepared, where)
     whole = not first.first_personal and prepared.dataset.client_shapes is None
     if not whole and not experiment.evaluate.clients.held_out:
         message = "is 0, but tensors stay with their clients, so there is no whole model to test but theirs"
@@ -89,9 +86,31 @@ def _shared(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         )
 
 
+def _shapes(prepared: Prepared, where: Origins) -> Iterator[Problem]:
+    """Build the network of every shape of input, show each two examples, and compare what is to be aggregated."""
+    experiment, dataset = prepared.experiment, prepared.dataset
+    kind, path = experiment.data.partition.kind, "data.partition.kind"
+    if kind != "column":
+        message = f"got {kind!r}, which mixes examples of different clients, and clients differ in their shape"
+        yield Problem(where(path), path, message, "data.partition={kind: column}")
+        return
+    section, pattern = experiment.model.model_dump(), experiment.strategy.aggregate_keys
+    bodies = Bodies(section, dataset, integer(experiment.seed, "model"), pattern, torch.device("cpu"))
+    try:
+        for shape in dict.fromkeys(dataset.client_shapes or ()):
+            check(bodies.of_shape(shape).model, bodies.of_shape(shape).inputs, section)
+        bodies.check()
+    except ModelError as error:
+        yield Problem(where("model"), "model", f"for clients whose inputs are {shape}: {error.message}", error.hint)
+    except SharedTensorsDiffer as error:
+        path = "strategy.aggregate_keys"
+        hint = "let strategy.aggregate_keys match tensors that all clients have in the same shape"
+        yield Problem(where(path), path, str(error), hint)
+
+
 def _virtual(prepared: Prepared, where: Origins) -> Iterator[Problem]:
     from orchestrator.engines.virtual import virtual
-    from strategies.federated.pacing import Synchronous
+    from strategies.federated.pacing import Anarchic, Synchronous
 
     strategy = prepared.experiment.strategy
     try:
@@ -106,6 +125,14 @@ def _virtual(prepared: Prepared, where: Origins) -> Iterator[Problem]:
     if sampler.needs_losses and not isinstance(pace, Synchronous):
         message = "measures losses before each round, and this pacing has no rounds"
         yield Problem(where(path), path, message, "fresh_losses: false, or pacing: {kind: synchronous}")
+    if isinstance(pace, Anarchic) and sampler.name != "uniform":
+        message = f"got {sampler.name!r}, but in anarchic rounds clients come by themselves and nobody is chosen"
+        yield Problem(where(path), path, message, "sampler: {name: uniform}, or pacing: {kind: buffered}")
+    candidates = getattr(strategy.sampler, "candidates", math.inf)
+    if isinstance(pace, Synchronous) and candidates < pace.starts:
+        message = f"got {candidates}, expected at least the {pace.starts} clients that start a round"
+        here = f"{path}.candidates"
+        yield Problem(where(here), here, message, f"{here}={pace.starts}")
     outside = [client for client in sampler.among or () if client >= population.num_clients]
     if outside:
         message = f"names client {outside[0]}, but there are {population.num_clients}, counted from 0"

@@ -20,7 +20,7 @@ from orchestrator.rundir import RunDirectory, find_runs
 if TYPE_CHECKING:
     from rich.text import Text
 
-_PREFERRED = ("test/accuracy", "test/loss", "train/loss")
+_PREFERRED = ("test/accuracy", "test/loss", "clients/accuracy", "train/loss")
 _STYLES = {"FINISHED": "green", "FAILED": "red", "DAMAGED": "red", "RUNNING": "cyan"}
 
 

@@ -143,7 +143,7 @@ def train(model: nn.Module, task: Task, x: Tensor, y: Tensor, settings: LocalSet
     step = _stepper(settings, task, named)
     parameters = list(named.values())
     losses, counts = [], []
-    with _seeded(x.device, integer(run_seed, "client", *task.seed_indices)):
+    with _seeded(x.device, integer(run_seed, "client", *task.seed_indices)), _counters_kept(model):
         rng = generator(run_seed, "batches", *task.seed_indices)
         for chosen in batches(len(x), settings, rng, task.num_steps):
             loss = loss_of(model(x[chosen]), y[chosen])
@@ -212,3 +212,17 @@ def _seeded(device: torch.device, seed: int) -> Iterator[None]:
     finally:
         for each, state in zip(generators, states, strict=True):
             each.set_state(state)
+
+
+@contextmanager
+def _counters_kept(model: nn.Module) -> Iterator[None]:
+    """Put integer buffers back, which do not travel: whoever trains next on this worker finds them as this one did.
+
+    BatchNorm with `momentum=None` averages over its count of batches, so a count that stayed would tell who was before.
+    """
+    found = [(buffer, buffer.clone()) for buffer in model.buffers() if not buffer.is_floating_point()]
+    try:
+        yield
+    finally:
+        for buffer, before in found:
+            buffer.copy_(before)

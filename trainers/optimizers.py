@@ -75,9 +75,10 @@ def plain_lr(section: Mapping[str, Any]) -> float | None:
     """Return the step size of `w -= lr * gradient` when that is all that the section asks for, else `None`."""
     kind, arguments = resolve(section)
     others = {key: value for key, value in arguments.items() if key not in ("lr", "fused", "foreach", "dampening")}
-    if kind is not torch.optim.SGD or any(others.values()):
+    lr = float(arguments.get("lr", 1e-3))
+    if kind is not torch.optim.SGD or any(others.values()) or abs(lr) > torch.finfo(torch.float32).max:
         return None
-    return float(arguments.get("lr", 1e-3))
+    return lr
 
 
 def aligned(gradient: Tensor, parameter: Tensor) -> Tensor:

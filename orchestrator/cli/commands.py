@@ -205,9 +205,8 @@ def _with_root(overrides: tuple[str, ...], root: str | None) -> tuple[str, ...]:
 def _told(result: RunResult, quiet: bool) -> int:
     """Say how a run ended; the folder goes to standard output."""
     if not quiet:
-        shown = [
-            f"{name} {result.metrics[name]:.4f}" for name in ("test/accuracy", "test/loss") if name in result.metrics
-        ]
+        names = ("test/accuracy", "test/loss", "clients/accuracy")
+        shown = [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]
         click.echo("  ".join([f"{result.status} after {result.unit} {result.step}", *shown]), err=True)
     click.echo(str(result.run_dir))
     return 0

@@ -101,6 +101,14 @@ def _steps_of_clients(experiment: Experiment) -> Iterator[Finding]:
         yield Finding((*here, "kwargs"), message, hint, reads)
 
 
+def _best_models(experiment: Experiment) -> Iterator[Finding]:
+    clients = experiment.evaluate.clients
+    if clients.keep_best and not clients.held_out:
+        here = ("evaluate", "clients", "keep_best")
+        message = "got true, but held_out is 0, so no client's model is measured"
+        yield Finding(here, message, "evaluate.clients.held_out=0.2", (("evaluate", "clients", "held_out"),))
+
+
 def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
     data, partition = experiment.data, experiment.data.partition
     name = getattr(data, "name", "target")
@@ -128,6 +136,12 @@ def _enough_examples(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(("data", "limit"), message, f"data.limit={generated}, or null", (("data", "examples"),))
         return
     known = data.limit if data.limit is not None else generated
+    if data.partition.kind == "drawn":  # whose clients may share examples
+        if known is not None and known < data.partition.examples:
+            message = f"got {data.partition.examples} examples of each client, expected at most the {known} there are"
+            here, reads = ("data", "partition", "examples"), (("data", "limit"), ("data", "examples"))
+            yield Finding(here, message, f"data.partition.examples={known}", reads)
+        return
     each = getattr(data.partition, "min_size", getattr(data.partition, "shards_per_client", 1))
     if known is not None and known < clients * each:
         field = "data.limit" if data.limit is not None else "data.examples"
@@ -288,6 +302,6 @@ def _tracking(experiment: Experiment) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    _cohort, _epochs_or_steps, _steps_of_clients, _pipeline, _partition_of_data, _enough_examples, _model_of_data,
-    _address, _workers, _resources, _uris, _tracking,
+    _cohort, _epochs_or_steps, _steps_of_clients, _best_models, _pipeline, _partition_of_data, _enough_examples,
+    _model_of_data, _address, _workers, _resources, _uris, _tracking,
 )  # fmt: skip

@@ -17,6 +17,7 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -204,14 +205,8 @@ class RoundsEngine:
     def _plan(self, state: RunState) -> StepPlan:
         """Ask virtual time who arrives next."""
         pace, population, sampler = self._virtual
-        try:
+        with _starving_in(state.step + 1):
             return plan(pace, population, sampler, _learned(state), state.clock, state.step)
-        except Starved as error:
-            raise WorkerError(
-                str(error),
-                place=f"round {state.step + 1}",
-                hint="see availability, dropout and stops of strategy.behaviour; what was trained so far is kept",
-            ) from error
 
     def _with_fresh_losses(self, state: RunState) -> RunState:
         """Let the sampler learn the present model's losses on its candidates, where it chooses by them."""
@@ -220,7 +215,8 @@ class RoundsEngine:
             return state
         assert isinstance(pace, Synchronous) and state.model is not None
         memory = _learned(state)
-        clients = shortlist(pace, population, sampler, memory, state.clock, state.step)
+        with _starving_in(state.step + 1):
+            clients = shortlist(pace, population, sampler, memory, state.clock, state.step)
         works = self._remembered_works(clients, state.step)
         losses = client_losses(self.executor, works, state.model, state.step, self.experiment.evaluate.batch_size)
         sizes = population.sizes(np.asarray(clients, np.int64))
@@ -294,6 +290,19 @@ class RoundsEngine:
             "num_clients": self.prepared.partition.num_clients,
             **algorithm.arguments(),
         }
+
+
+@contextmanager
+def _starving_in(round_: int) -> Iterator[None]:
+    """Say in a user's words that nobody can come any more."""
+    try:
+        yield
+    except Starved as error:
+        raise WorkerError(
+            str(error),
+            place=f"round {round_}",
+            hint="see availability, dropout and stops of strategy.behaviour; what was trained so far is kept",
+        ) from error
 
 
 def _learned(state: RunState) -> Tree:

@@ -47,7 +47,7 @@ def compensate(codec: Codec, tree: Tree, residual: Tree | None = None) -> Compen
     owed: dict[str, Tensor] = {}
     for name, tensor in floats.items():
         wide = tensor.detach().to("cpu", torch.promote_types(tensor.dtype, torch.float32))
-        owed[name] = wide + residual[name] if residual is not None else wide
+        owed[name] = wide + residual[name].to("cpu") if residual is not None else wide
     payload = codec.encode(
         {name: owed[name].to(tensor.dtype) if name in owed else tensor for name, tensor in tree.items()}
     )

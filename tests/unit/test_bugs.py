@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
 from orchestrator.cli import submitting
@@ -46,3 +47,32 @@ def test_output_of_a_job_is_not_shown_twice_after_continuing(monkeypatch, capsys
     assert submitting._follow("http://head:8265", "job") == 0
     assert asked == [0, 8]
     assert capsys.readouterr().out == "round 1\nround 2\n"
+
+
+def test_counters_of_batches_do_not_tell_who_was_trained_before() -> None:
+    """BatchNorm with `momentum=None` averages over its count of batches, which went from one client to the
+    next: bits depended on the number of workers."""
+    model = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4, momentum=None), torch.nn.Linear(4, 2))
+    start = modules.snapshot(model)
+    x, y = torch.randn(8, 3), torch.arange(8) % 2
+    first = train(model, Task(0, 1, start), x, y, SETTINGS, run_seed=0)
+    again = train(model, Task(0, 1, start), x, y, SETTINGS, run_seed=0)
+    assert all(torch.equal(tensor, again.delta[name]) for name, tensor in first.delta.items())
+    assert float(first.delta["1.running_mean"].abs().max()) > 0
+
+
+def test_a_sampler_of_fresh_losses_says_so_when_all_clients_are_gone() -> None:
+    """While the deadline passed the last clients left; the error came as a traceback, from before the plan."""
+    from orchestrator.errors import WorkerError
+    from tests.contract.federated_plays import config, play
+
+    settings = config(
+        {"name": "fedavg", "rounds": 400, "cohort": 2},
+        seed=3,
+        sampler={"name": "power-of-choice", "candidates": 5, "fresh_losses": True},
+        pacing={"kind": "synchronous", "deadline_s": 0.035},
+        behaviour={"speed": {"kind": "lognormal", "sigma": 1.0}, "stops": {"fraction": 1.0, "mean_s": 0.05}},
+        evaluate={"every": 400},
+    )
+    with pytest.raises(WorkerError, match="7 have stopped for ever"):
+        play(settings)

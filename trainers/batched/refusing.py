@@ -57,7 +57,10 @@ def _tried(model: nn.Module, settings: LocalSettings, dataset: Dataset) -> str:
     ]
     start = modules.snapshot(copied)
     tasks = [Task(client, 1, start) for client in range(2)]
-    unused = _unused(copied, *parts[0])
+    try:
+        unused = _unused(copied, *parts[0])
+    except Exception as error:  # a user's module may raise anything; the loop will name the client it does so for
+        return f"it raises in training: {_short(error)}"
     if unused:
         return f"{unused} takes no part in the result"
     counters = {name: buffer.clone() for name, buffer in copied.named_buffers()}

@@ -186,9 +186,10 @@ class CohortWorker:
         """Train a block of participations and fold their contributions."""
         if self._batched is None:
             return fold(self._one_by_one(block, releases, told))
-        total: Fold | None = None
+        total, first = None, len(told.reports)
         for wave in waves(block):
             total = add(total, self._side_by_side(wave, releases, told))
+        told.reports[first:] = sorted(told.reports[first:], key=lambda report: report.client)  # as they were asked for
         return total
 
     def _one_by_one(self, block: Sequence[Work], releases: Mapping[int, Release], told: Told) -> Iterator[Contribution]:

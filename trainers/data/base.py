@@ -50,7 +50,7 @@ class Dataset(NamedTuple):
         class_names: names of the classes, by number, for reports.
         client_shapes: shape of one example of each natural client, where clients differ in it. Rows are then flat and
             as long as the largest; a client's values come first in its rows. Such data has no shared test set: the
-            test arrays are judged by nobody.
+            test arrays are judged by nobody. `input_shape` is one of the shapes.
 
     Shapes: `train_x [n, ...]`, `train_y [n]` or for tokens `[n, T]`, likewise the test arrays; `client_of [n]`.
     """

@@ -45,8 +45,8 @@ def from_fields(fields: Mapping[str, Any], *, name: str) -> Dataset:
     """Return the data set that a dict describes.
 
     The four arrays are required. What is left out is read off them: one class more than the largest label; the shape
-    of a row, with a channel for images `[n, H, W]`; and `x / 255` for uint8 images. `client_of` may hold names, which
-    are then numbered in sorted order.
+    of a row, with a channel for images `[n, H, W]`, or the first client's where clients differ in it; and `x / 255` for
+    uint8 images. `client_of` may hold names, which are then numbered in sorted order.
 
     Args:
         name: the data set's name, unless the dict has one.
@@ -73,6 +73,10 @@ def from_fields(fields: Mapping[str, Any], *, name: str) -> Dataset:
         if any(part.dtype.kind not in "iu" for part in parts):
             raise DataError(f"data set {name}: labels are {train_y.dtype}", "labels are whole numbers from 0")
         given["num_classes"] = 1 + max((int(part.max()) for part in parts), default=0)
+    if given.get("client_shapes") is not None:
+        given["client_shapes"] = tuple(tuple(map(int, shape)) for shape in given["client_shapes"])
+    if given.get("input_shape") is None and given.get("client_shapes"):
+        given["input_shape"] = given["client_shapes"][0]
     if given.get("input_shape") is None:
         row = train_x.shape[1:]
         given["input_shape"] = (1, *row) if task != LANGUAGE_MODEL and len(row) == 2 else row or (1,)
@@ -85,8 +89,6 @@ def from_fields(fields: Mapping[str, Any], *, name: str) -> Dataset:
     given.update(_clients(name, given.get("client_of"), given.get("client_names")))
     for key in ("input_shape", "scale", "class_names"):
         given[key] = None if given.get(key) is None else tuple(given[key])
-    if given.get("client_shapes") is not None:
-        given["client_shapes"] = tuple(tuple(map(int, shape)) for shape in given["client_shapes"])
     return Dataset(**{"name": name, **given})
 
 

@@ -130,3 +130,5 @@ def _check_client_shapes(dataset: Dataset, num_clients: int) -> None:
                 f"client {client} has inputs of shape {shape}, but rows hold {width} values",
                 "a shape's sizes are above 0, and their product at most the length of a row",
             )
+    if dataset.input_shape not in shapes:
+        raise _error(dataset, f"input_shape is {dataset.input_shape}, which no client has", f"give {shapes[0]}")
