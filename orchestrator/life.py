@@ -236,7 +236,11 @@ class Life:
     def _record(self, directory: RunDirectory, tracker: Tracker | None, report: StepReport, wall_s: float) -> None:
         step, now_s = report.state.step, report.state.now_s
         if report.clients:
-            directory.event("round", step=step, virtual_s=now_s, clients=[client.client for client in report.clients])
+            told: dict[str, Any] = {"clients": [client.client for client in report.clients]}
+            staleness = [client.staleness for client in report.clients]
+            if any(staleness):
+                told["staleness"] = staleness  # in the order of the clients; left out where nobody was late
+            directory.event("round", step=step, virtual_s=now_s, **told)
         for client in report.clients:
             if client.failed:
                 directory.event("client_dropped", step=step, client=client.client, reason=client.failed)

@@ -74,7 +74,8 @@ class Progress:
 
     def _worth_a_line(self, step: int, values: Mapping[str, float]) -> bool:
         """Steps that were evaluated, and of the others a hundred at most."""
-        return "test/loss" in values or step % max(1, self._num_steps // 100) == 0
+        evaluated = "test/loss" in values or "clients/accuracy" in values
+        return evaluated or step % max(1, self._num_steps // 100) == 0
 
     def _line(self, step: int, values: Mapping[str, float], virtual_s: float) -> str:
         parts = [f"{self._unit} {step:>{len(str(self._num_steps))}}/{self._num_steps}"]
@@ -102,7 +103,7 @@ class Progress:
 
     def _figures(self) -> Table:
         """Return the last rows with as many columns as the terminal is wide enough for, a figure never cut."""
-        labels = [label for label, _ in _cells({}, 0.0)]
+        labels = [label for label, _ in _cells({name: 0.0 for _, values, _ in self._rows for name in values}, 0.0)]
         wide = self.console.options.update(width=1000)
         for num_columns in range(len(labels), -1, -1):
             table = Table(box=None, padding=(0, 2), header_style="dim")
@@ -119,9 +120,11 @@ def _cells(values: Mapping[str, float], virtual_s: float) -> list[tuple[str, str
     def figure(name: str, style: str) -> str:
         return format(values[name], style) if name in values else ""
 
+    own = "clients/accuracy" in values and "test/accuracy" not in values
+    measured = "clients" if own else "test"
     return [
-        ("accuracy", figure("test/accuracy", ".4f")),
-        ("loss", figure("test/loss", ".4f")),
+        ("at clients" if own else "accuracy", figure(f"{measured}/accuracy", ".4f")),
+        ("loss", figure(f"{measured}/loss", ".4f")),
         ("train loss", figure("train/loss", ".4f")),
         ("s", figure("time/round_s", ".2f") or figure("time/step_s", ".2f")),
         ("up", size(values["comm/uplink_bytes"]) if "comm/uplink_bytes" in values else ""),

@@ -21,6 +21,8 @@ from orchestrator.config.fields import (
 METRICS = (
     "test/accuracy", "test/loss", "train/loss", "comm/uplink_bytes", "comm/downlink_bytes", "time/round_s",
     "time/compute_s", "time/wire_s", "time/wait_s", "time/evaluate_s", "train/num_examples", "train/num_clients",
+    "train/num_steps", "train/staleness", "train/num_lost", "clients/accuracy", "clients/accuracy_lowest_tenth",
+    "clients/loss", "clients/num_evaluated",
 )  # fmt: skip
 """Every metric that a run records."""
 

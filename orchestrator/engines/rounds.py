@@ -333,6 +333,11 @@ def _figures(plan: StepPlan, outcome: Outcome, step: int) -> dict[str, float]:
         "train/num_clients": float(len(trained)),
         "train/num_steps": float(sum(report.num_steps for report in trained)),
         "train/staleness": sum(report.staleness for report in trained) / len(trained),
+        "train/num_started": float(plan.started),
         "train/num_lost": float(len(plan.late) + len(plan.dropped) + len(plan.stale)),
+        "train/num_late": float(len(plan.late)),
+        "train/num_dropped": float(len(plan.dropped)),
+        "train/num_stale": float(len(plan.stale)),
+        "train/num_failed": float(len(outcome.reports) - len(trained)),
         "comm/uplink_bytes": float(sum(report.uplink_bytes for report in trained)),
     }

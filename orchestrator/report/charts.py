@@ -122,7 +122,7 @@ def bars(labels: Sequence[str], values: Sequence[float], x: Axis, y: Axis) -> Ma
     y_scale = _scale([0.0, max(values)], y, HEIGHT - _BOTTOM, _TOP, log=False)
     width = (WIDTH - _LEFT - _RIGHT) / len(values)
     body = [_axes(x, y, _Scale([], lambda value: value, False), y_scale)]
-    stride = math.ceil(len(values) * (max(map(len, labels)) * 6.5 + 8) / (WIDTH - _LEFT - _RIGHT))
+    stride = math.ceil(len(values) * (max(map(len, labels)) * 7.5 + 8) / (WIDTH - _LEFT - _RIGHT))
     for index, (label, value) in enumerate(zip(labels, values, strict=True)):
         left, top = _LEFT + index * width, y_scale.place(value)
         box = f'x="{_n(left + width * 0.08)}" y="{_n(top)}" width="{_n(width * 0.84)}"'
@@ -201,6 +201,8 @@ def _scale(values: Sequence[float], axis: Axis, start: float, end: float, *, log
     marks = choose(low, high, 4 if start < end else 5)
     if start < end and low < high:  # a horizontal axis ends where the values end
         inside = [mark for mark in marks if low <= mark <= high]
+        if axis.zero and len(inside) < 3:
+            inside = [mark for mark in choose(low, high, 7) if low <= mark <= high]
         return _Scale(inside, _linear(low, high, start, end), False)
     if axis.whole:
         marks = [mark for mark in marks if mark == int(mark)]

@@ -26,7 +26,11 @@ class Figure(NamedTuple):
 
 
 class Section(NamedTuple):
-    """A part of the page: figures, a table, pairs or code, whichever it has."""
+    """A part of the page: figures, a table, pairs or code, whichever it has.
+
+    Args:
+        columns: figures side by side where there is room; 3 makes them smaller, less than that changes nothing.
+    """
 
     id: str
     title: str
@@ -38,6 +42,7 @@ class Section(NamedTuple):
     code: Markup = Markup("")
     folded: bool = False
     open: bool = False
+    columns: int = 2
 
 
 class Tile(NamedTuple):

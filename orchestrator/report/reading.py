@@ -26,6 +26,7 @@ class Facts(NamedTuple):
     """Everything known about one run.
 
     Args:
+        rounds: who took part, by round. staleness: of each of them, where it was recorded.
         unit: what a step is called, `round` or `step`. timeline: the last event of that kind, as it was recorded.
     """
 
@@ -43,6 +44,7 @@ class Facts(NamedTuple):
     unit: str = "round"
     timeline: dict[str, Any] | None = None
     num_timelines: int = 0
+    staleness: Mapping[int, list[int]] = {}
 
 
 def read(run: RunDirectory) -> Facts:
@@ -53,6 +55,7 @@ def read(run: RunDirectory) -> Facts:
     """
     manifest = run.manifest
     rounds: dict[int, list[int]] = {}
+    staleness: dict[int, list[int]] = {}
     timelines: list[dict[str, Any]] = []
     notable: list[dict[str, Any]] = []
     num_checkpoints = 0
@@ -60,9 +63,12 @@ def read(run: RunDirectory) -> Facts:
     for event in run.events():
         times.append((float(event["time"]), event["kind"]))
         if event["kind"] == "round":
-            rounds[int(event["step"])] = [int(client) for client in event.get("clients", ())]
+            step = int(event["step"])
+            rounds[step] = [int(client) for client in event.get("clients", ())]
+            staleness[step] = [int(late) for late in event.get("staleness", ())]
         elif event["kind"] == "metrics_truncated":
             rounds = {step: clients for step, clients in rounds.items() if step <= event["step"]}
+            staleness = {step: late for step, late in staleness.items() if step <= event["step"]}
             timelines = [told for told in timelines if not _after(told.get("step"), event["step"])]
         elif event["kind"] == "timeline":
             timelines.append(event)
@@ -88,6 +94,7 @@ def read(run: RunDirectory) -> Facts:
         unit="step" if manifest.get("unit") == "step" else "round",
         timeline=timelines[-1] if timelines else None,
         num_timelines=len(timelines),
+        staleness={step: late for step, late in sorted(staleness.items()) if late},
     )
 
 

@@ -95,7 +95,7 @@ def test_a_finished_run_shows_every_section_and_its_numbers(tmp_path: Path) -> N
         "compute 57 % 12 s", "waiting 29 % 6 s", "dirichlet over 10 clients", "cat dog", "torch 2.13.0", "16 GiB",
     ):  # fmt: skip
         assert text in seen.text
-    assert seen.tags.count("svg") == 12
+    assert seen.tags.count("svg") == 15
 
 
 def test_a_report_loads_nothing_and_runs_nothing(tmp_path: Path) -> None:
