@@ -22,7 +22,7 @@ lint: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
-	$(BIN)/python -m benchmarks.overhead
+	$(BIN)/python -m benchmarks.federated_speed --sides ours plain plain-tuned
 
 # torch first and pinned: the constraint names a build that pip finds for CPU machines, and keeps every later
 # install from exchanging it.

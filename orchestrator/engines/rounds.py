@@ -144,7 +144,7 @@ class RoundsEngine:
         self._in_flight = Counter(ticket.version for ticket in state.clock.tickets)
         while state.step < rounds:
             # The driver's share is small sums. With more threads than one, torch's idle ones spin after each of them
-            # and took 70 ms of CPU a round from workers on the same cores (benchmarks/overhead.py, two cores).
+            # and took 70 ms of CPU a round from workers on the same cores (on two cores).
             with intra_op_threads(1):
                 report = self._step(state)
             state = report.state

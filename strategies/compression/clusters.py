@@ -27,6 +27,8 @@ Encoding = Literal["huffman", "positions", "differences", "entropy"]
 _HUFFMAN, _POSITIONS, _DIFFERENCES, _TOGETHER, _BY_COLUMN = range(5)
 _APART = {_HUFFMAN, _POSITIONS, _DIFFERENCES}
 _PINNED = 0x80
+_FEW = 512
+"""Elements outside the largest cluster up to which every kind of code is written and the shortest taken."""
 MAX_CLUSTERS = 256
 
 
@@ -72,12 +74,18 @@ def write(out: Writer, clusters: Clusters, encoding: Encoding) -> None:
     """Append a record; nothing for an empty tensor."""
     if not clusters.size:
         return
-    kind, columns = _choose(clusters, encoding)
+    small = encoding == "entropy" and clusters.positions.size <= _FEW
+    kind, columns = _shortest(clusters) if small else _choose(clusters, encoding)
     pinned = not clusters.values[0] and not np.signbit(clusters.values[0])
     out.raw(bytes([kind | (_PINNED if pinned else 0), clusters.values.size - 1]))
     out.array(clusters.values[int(pinned) :])
     if clusters.values.size == 1:
         return
+    _write_places(out, clusters, kind, columns)
+
+
+def _write_places(out: Writer, clusters: Clusters, kind: int, columns: tuple[Array, Array] | None) -> None:
+    """Append which elements have which value, in one kind of code."""
     if kind == _HUFFMAN:
         everywhere = np.zeros(clusters.size, np.uint8)
         everywhere[clusters.positions] = clusters.labels
@@ -196,6 +204,19 @@ def _choose(clusters: Clusters, encoding: Encoding) -> tuple[int, tuple[Array, A
         columns = columns if together == _BY_COLUMN else None
         _write_together(trial, clusters.values, *(columns or (clusters.positions, clusters.labels)))
         kind = together if 8 * len(trial.getvalue()) < costs[kind] else kind
+    return kind, columns if kind == _BY_COLUMN else None
+
+
+def _shortest(clusters: Clusters) -> tuple[int, tuple[Array, Array] | None]:
+    """Return what `_choose` does, by writing every kind: where there is little to write, small fields decide."""
+    columns = _by_column(clusters) if 1 < clusters.num_columns < clusters.size else None
+    kinds = [_HUFFMAN, _POSITIONS, _DIFFERENCES, _TOGETHER, *([_BY_COLUMN] if columns else [])]
+    lengths = {}
+    for kind in kinds if clusters.values.size > 1 else []:
+        trial = Writer()
+        _write_places(trial, clusters, kind, columns if kind == _BY_COLUMN else None)
+        lengths[kind] = len(trial.getvalue())
+    kind = min(lengths, key=lambda kind: (lengths[kind], kind)) if lengths else _HUFFMAN
     return kind, columns if kind == _BY_COLUMN else None
 
 
