@@ -101,7 +101,7 @@ def counted(deep: Deep, settings: Settings) -> tuple[list[int], list[int]]:
     pipeline.step(1)  # agrees on boundaries, which takes a dry micro-batch
     counters = []
     for rank in pipeline.ranks:
-        counter = Counter([parameter for _, parameter in rank.own])
+        counter = Counter([parameter for _, parameter in rank.part.own])
         for chunk in rank.chunks:
             watch(chunk, counter)
         counters.append(counter)
@@ -113,11 +113,11 @@ def counted(deep: Deep, settings: Settings) -> tuple[list[int], list[int]]:
 
 
 def _fixed(rank: Any) -> Iterator[Tensor]:
-    for _, parameter in rank.own:
+    for _, parameter in rank.part.own:
         yield parameter
         assert parameter.grad is not None
         yield parameter.grad
-        held = rank.optimizer.state.get(parameter, {}).values()
+        held = rank.update.optimizer.state.get(parameter, {}).values()
         yield from (value for value in held if isinstance(value, Tensor) and value.dim())
 
 

@@ -69,7 +69,7 @@ class Ours(Side):
             pass
 
     def gradients(self) -> Gradients:
-        return {name: parameter.grad for name, parameter in self.rank.own if parameter.grad is not None}
+        return {name: parameter.grad for name, parameter in self.rank.part.own if parameter.grad is not None}
 
 
 class Own(Side):

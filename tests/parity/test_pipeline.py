@@ -84,7 +84,7 @@ def models_tree(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def whole(pipeline: InlinePipeline) -> dict[str, dict[str, torch.Tensor]]:
     first = [rank for rank in pipeline.ranks if rank.replica == 0]
-    return merge([export(rank) for rank in first], first[0].names)
+    return merge([export(rank) for rank in first], first[0].part.names)
 
 
 def cut(num_layers: int, stages: int, rng: np.random.Generator) -> list[int]:
@@ -377,7 +377,7 @@ def test_bf16_trains_and_its_boundaries_are_half_as_wide() -> None:
     pipeline = InlinePipeline(chosen, data)
     losses = [pipeline.step(number).loss for number in range(1, 21)]
     assert losses[-1] < losses[0]
-    assert all(p.dtype == torch.float32 for rank in pipeline.ranks for _, p in rank.own)
+    assert all(p.dtype == torch.float32 for rank in pipeline.ranks for _, p in rank.part.own)
 
 
 @pytest.mark.parametrize("name", ["transformer", "resnet", "mlp", "cnn"])

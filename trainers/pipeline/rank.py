@@ -13,18 +13,17 @@ step does, after all micro-batches are through:
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from strategies.pipeline import Action
 from strategies.seeds import integer
-from trainers import learning_rate, models, optimizers
+from trainers import models
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
@@ -36,9 +35,11 @@ from trainers.pipeline.chunk import Chunk
 from trainers.pipeline.collective import Collective, Pending
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
 from trainers.pipeline.layers import Layer, chain
+from trainers.pipeline.part import Part
 from trainers.pipeline.settings import Batches, Settings
-from trainers.pipeline.ties import Ties, share_ties
+from trainers.pipeline.ties import share_ties
 from trainers.pipeline.transport import Key, Transport
+from trainers.pipeline.update import Update
 
 _HEAD = 3
 """Numbers at the head of a step's vector: the loss, the wish to stop, the bytes sent."""
@@ -86,87 +87,36 @@ class Rank:
         self._dataset, self._transport, self._collective, self._device = dataset, transport, collective, device
         self._batches = Batches(settings, len(dataset.train_y))
         self._dtype = getattr(torch, settings.model["dtype"])
-        self._build()
-        self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
-        parameters = [parameter for _, parameter in self.own if parameter.requires_grad]
-        self.optimizer = optimizers.build(settings.optimizer, parameters) if parameters else None
-        self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
-        self.spans: list[Span] = []
-        self._firsts = self._first_uses()
-        self._lists: dict[int, list[Action]] = {}
-
-    # -------------------------------------------------------------------------------------------- its part of it
-
-    def _build(self) -> None:
-        """Build the model as every rank does, keep this stage's layers, and copy tied parameters."""
-        settings = self.settings
         model = models.build(
             settings.model,
-            input_shape=self._dataset.input_shape,
-            num_classes=self._dataset.num_classes,
+            input_shape=dataset.input_shape,
+            num_classes=dataset.num_classes,
             seed=settings.model_seed,
         )
-        whole = chain(model)
-        if sum(settings.layers) != len(whole.layers):
-            raise ValueError(f"layers {settings.layers} are {sum(settings.layers)}, the model has {len(whole.layers)}")
-        self.names = list(whole.uses)
-        tied = whole.tied()
-        shared = {use.layer for uses in tied.values() for use in uses}
-        placement, num_positions = settings.placement, len(settings.layers)
-        starts = [sum(settings.layers[:position]) for position in range(num_positions + 1)]
-        owner = {index: p for p in range(num_positions) for index in range(starts[p], starts[p + 1])}
-        modules: dict[int, nn.Module] = {}
-        self.chunks: list[Chunk] = []
         self._loss = losses.build(settings.loss)
-        for position in placement.positions(self.stage):
-            layers: list[Layer] = []
-            for layer in whole.layers[starts[position] : starts[position + 1]]:
-                module = copy.deepcopy(layer.module) if layer.index in shared else layer.module
-                modules[layer.index] = module.to(self._device)
-                layers.append(layer._replace(module=modules[layer.index]))
-            loss = self._loss if position == num_positions - 1 else None
-            self.chunks.append(
-                Chunk(
-                    layers,
-                    position,
-                    num_positions,
-                    loss=loss,
-                    split_backward=settings.splits_backward,
-                    precision=settings.precision,
-                )
-            )
-        self.own: list[tuple[str, nn.Parameter]] = []  # in the model's order; a tied one once for each use here
-        self.floats: dict[str, Tensor] = {}  # what of this part travels: the first use of each, here
-        self.counters: dict[str, Tensor] = {}
-        self._copies: dict[str, dict[int, nn.Parameter]] = {}
-        self._ties: Ties = {
-            name: [(use.layer, placement.stage(owner[use.layer])) for use in u] for name, u in tied.items()
-        }
-        self.is_first_use: dict[str, bool] = {}
-        for name, uses in whole.uses.items():
-            for place, use in enumerate(uses):
-                if use.layer not in modules:
-                    continue
-                tensor = _find(modules[use.layer], use.local)
-                if isinstance(tensor, nn.Parameter):
-                    self.own.append((name, tensor))
-                    if name in tied:
-                        self._copies.setdefault(name, {})[use.layer] = tensor
-                (self.floats if tensor.is_floating_point() else self.counters).setdefault(name, tensor)
-                self.is_first_use.setdefault(name, place == 0)
+        self.part: Part[Chunk] = Part(
+            chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
+        )
+        self.update = Update(self.part, settings.optimizer, settings.learning_rate, settings.clip_norm, settings.steps)
+        self.chunks = self.part.chunks
+        self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
+        self.spans: list[Span] = []
+        self._lists: dict[int, list[Action]] = {}
 
-    def _first_uses(self) -> list[tuple[int, nn.Parameter]]:
-        """Return the parameters whose first use is here, each once, with their place in the model."""
-        own = dict(reversed(self.own))
-        return [(place, own[name]) for place, name in enumerate(self.names) if name in own and self.is_first_use[name]]
+    def _make_chunk(self, layers: list[Layer], position: int) -> Chunk:
+        settings, num_positions = self.settings, len(self.settings.layers)
+        return Chunk(
+            layers,
+            position,
+            num_positions,
+            loss=self._loss if position == num_positions - 1 else None,
+            split_backward=settings.splits_backward,
+            precision=settings.precision,
+        )
 
     def spans_since(self, began_s: float) -> list[tuple[str, int, int, float, float, float]]:
         """Return the spans of the last step, in seconds since `began_s` on this process's clock."""
         return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self.spans]
-
-    def num_parameters(self) -> int:
-        """Return the number of trained numbers on this rank."""
-        return sum(parameter.numel() for _, parameter in self.own)
 
     # ------------------------------------------------------------------------------------------------- one step
 
@@ -180,8 +130,7 @@ class Rank:
             NotFinite: when the loss or the norm of the gradient is not. LayerFailed: from a layer.
         """
         settings = self.settings
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        self.update.begin()
         random = torch.get_rng_state()
         sent_before = self._transport.sent_bytes
         batches = self._batches.of_step(number)
@@ -210,15 +159,15 @@ class Rank:
             self.spans += run.spans
         torch.set_rng_state(random)
         yield from self._share_with_replicas()
-        yield from share_ties(self._ties, self._copies, self.stage, self._transport)
+        yield from share_ties(self.part.ties, self.part.copies, self.stage, self._transport)
         self._transport.flush()
-        vector = torch.zeros(_HEAD + len(self.names), dtype=torch.float64)
+        vector = torch.zeros(_HEAD + len(self.part.names), dtype=torch.float64)
         vector[0], vector[1], vector[2] = loss, float(stop), float(self._transport.sent_bytes - sent_before)
-        if settings.clip_norm is not None:
-            self._add_norms(vector)
+        if settings.clip_norm is not None and self.replica == 0:
+            self.update.add_norms(vector, _HEAD)
         pending = self._collective.sum("all", vector)
         if settings.clip_norm is None:
-            self._update(number, norm=0.0)  # asks nothing of other ranks, so it does not wait for the slowest
+            self.update.apply(number, norm=0.0)  # asks nothing of other ranks, so it does not wait for the slowest
         while not pending.ready():
             yield None
         vector = pending.result()
@@ -227,7 +176,7 @@ class Rank:
             told = f"loss {loss}" if settings.clip_norm is None else f"loss {loss}, gradient norm {norm}"
             raise NotFinite(f"training diverged at step {number}: {told}")
         if settings.clip_norm is not None:
-            self._update(number, norm)
+            self.update.apply(number, norm)
         norm = norm if settings.clip_norm is not None else float("nan")
         yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
 
@@ -297,7 +246,7 @@ class Rank:
         statistics = [norm.statistics() for chunk in self.chunks for norm in chunk.norms]
         if settings.replicas > 1:
             group = f"stage {self.stage}"
-            trained = [parameter for _, parameter in self.own if parameter.requires_grad]
+            trained = self.part.trained
             for parameter in trained:
                 if parameter.grad is None:
                     parameter.grad = torch.zeros_like(parameter)
@@ -321,29 +270,3 @@ class Rank:
                 statistics = [combine(list(rows)) for rows in columns]
         for norm, total in zip((norm for chunk in self.chunks for norm in chunk.norms), statistics, strict=True):
             norm.commit(total.to(norm.layer.running_mean.device))
-
-    def _add_norms(self, vector: Tensor) -> None:
-        """Write squared norms into the places of the parameters whose first use is here, on the first replica."""
-        if self.replica:
-            return
-        for place, parameter in self._firsts:
-            if parameter.grad is not None:
-                vector[_HEAD + place] = float(parameter.grad.double().square().sum())
-
-    @torch.no_grad()
-    def _update(self, number: int, norm: float) -> None:
-        settings = self.settings
-        if self.optimizer is None:
-            return
-        if settings.clip_norm is not None and norm > settings.clip_norm:
-            gradients = {id(p.grad): p.grad for _, p in self.own if p.grad is not None}
-            torch._foreach_mul_(list(gradients.values()), settings.clip_norm / norm)
-        rate = learning_rate.factor(settings.learning_rate, number, settings.steps)
-        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
-            group["lr"] = base * rate
-        self.optimizer.step()
-
-
-def _find(module: nn.Module, local: str) -> Tensor:
-    owner, _, name = local.rpartition(".")
-    return getattr(module.get_submodule(owner), name)  # type: ignore[no-any-return]

@@ -10,42 +10,53 @@ Names say nothing about stages, so a run goes on with another number of stages, 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
-from trainers.pipeline.rank import Rank
+from trainers.pipeline.part import Part
+from trainers.pipeline.update import Update
 
 Trees = Mapping[str, Mapping[str, Tensor]]
 
 
-def export(rank: Rank) -> dict[str, dict[str, Tensor]]:
+class Holder(Protocol):
+    """A rank: its part of the model, and what moves it."""
+
+    @property
+    def part(self) -> Part[Any]: ...
+    @property
+    def update(self) -> Update: ...
+
+
+def export(rank: Holder) -> dict[str, dict[str, Tensor]]:
     """Return this rank's part; of a tied parameter, the rank of its first use has it."""
     trees: dict[str, dict[str, Tensor]] = {
-        "model": {name: tensor.detach() for name, tensor in rank.floats.items() if rank.is_first_use[name]},
-        "counters": {name: tensor for name, tensor in rank.counters.items() if rank.is_first_use[name]},
+        "model": {name: tensor.detach() for name, tensor in rank.part.floats.items() if rank.part.is_first_use[name]},
+        "counters": {name: tensor for name, tensor in rank.part.counters.items() if rank.part.is_first_use[name]},
     }
     done = set()
-    for name, parameter in rank.own:
-        if not rank.is_first_use[name] or name in done or rank.optimizer is None:
+    for name, parameter in rank.part.own:
+        if not rank.part.is_first_use[name] or name in done or rank.update.optimizer is None:
             continue
         done.add(name)
-        for slot, value in rank.optimizer.state.get(parameter, {}).items():
+        for slot, value in rank.update.optimizer.state.get(parameter, {}).items():
             if isinstance(value, Tensor | int | float | bool):
                 trees.setdefault(f"optimizer.{slot}", {})[name] = torch.as_tensor(value)
     return trees
 
 
 @torch.no_grad()
-def restore(rank: Rank, trees: Trees) -> None:
+def restore(rank: Holder, trees: Trees) -> None:
     """Take this rank's part out of the whole state."""
-    for tree, tensors in (("model", rank.floats), ("counters", rank.counters)):
+    for tree, tensors in (("model", rank.part.floats), ("counters", rank.part.counters)):
         for name, tensor in tensors.items():
             if tree == "model" or name in trees.get(tree, {}):
                 tensor.copy_(trees[tree][name])
-    for name, parameter in rank.own:
+    for name, parameter in rank.part.own:
         parameter.copy_(trees["model"][name])  # every copy of a tied one
-        if rank.optimizer is None:
+        if rank.update.optimizer is None:
             continue
         held = {
             tree.removeprefix("optimizer."): values[name]
@@ -53,7 +64,7 @@ def restore(rank: Rank, trees: Trees) -> None:
             if tree.startswith("optimizer.") and name in values
         }
         if held:
-            rank.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in held.items()}
+            rank.update.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in held.items()}
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:
@@ -63,10 +74,10 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
     return value.clone()
 
 
-def whole(ranks: Sequence[Rank]) -> dict[str, dict[str, Tensor]]:
+def whole(ranks: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
     """Return a copy of the whole state of a pipeline whose ranks are all in this process."""
     first = [rank for rank in ranks if rank.replica == 0]
-    merged = merge([export(rank) for rank in first], first[0].names)
+    merged = merge([export(rank) for rank in first], first[0].part.names)
     return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in merged.items()}
 
 

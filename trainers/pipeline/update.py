@@ -1,0 +1,61 @@
+"""The optimizer's step of one rank: clipped by the norm of the whole model, at the step's learning rate."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainers import learning_rate, optimizers
+from trainers.pipeline.part import Part
+
+
+class Update:
+    """Moves one part's parameters.
+
+    Args:
+        part: whose. optimizer, learning_rate: sections of the experiment. clip_norm: of the whole gradient, or None.
+        steps: of the whole run.
+    """
+
+    def __init__(
+        self,
+        part: Part[Any],
+        optimizer: Mapping[str, Any],
+        learning_rate: Mapping[str, Any],
+        clip_norm: float | None,
+        steps: int,
+    ) -> None:
+        self._part, self._learning_rate, self._clip_norm, self._steps = part, learning_rate, clip_norm, steps
+        self.optimizer = optimizers.build(optimizer, part.trained) if part.trained else None
+        self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+
+    def begin(self) -> None:
+        """Forget the gradients of the step before."""
+        if self.optimizer is not None:
+            self.optimizer.zero_grad(set_to_none=True)
+
+    def add_norms(self, vector: Tensor, start: int) -> None:
+        """Write squared norms of gradients into `vector[start:]`, at the places of the parameters' names."""
+        for place, parameter in self._part.firsts:
+            if parameter.grad is not None:
+                vector[start + place] = float(parameter.grad.double().square().sum())
+
+    @torch.no_grad()
+    def apply(self, number: int, norm: float) -> None:
+        """Do step `number`, from 1.
+
+        Args:
+            norm: of the whole gradient; not read where nothing is clipped.
+        """
+        if self.optimizer is None:
+            return
+        if self._clip_norm is not None and norm > self._clip_norm:
+            gradients = {id(p.grad): p.grad for _, p in self._part.own if p.grad is not None}
+            torch._foreach_mul_(list(gradients.values()), self._clip_norm / norm)
+        rate = learning_rate.factor(self._learning_rate, number, self._steps)
+        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
+            group["lr"] = base * rate
+        self.optimizer.step()
