@@ -118,7 +118,7 @@ class Chunk:
         Raises:
             LayerFailed: naming the layer.
         """
-        inputs = {name: _leaf(tensor) if run.keep else tensor for name, tensor in carry.items()}
+        inputs = self._leaves(carry) if run.keep else carry
         with torch.set_grad_enabled(run.keep), self._collecting(run.microbatch):
             outputs = self._outputs(run, inputs, targets, weight)
         self._live[run.microbatch] = _Live(run, inputs, _edges(outputs) if run.keep else None, targets, weight)
@@ -133,7 +133,7 @@ class Chunk:
         live = self._live[microbatch]
         again = live.outputs is None
         if again:
-            inputs = {name: _leaf(tensor) for name, tensor in live.inputs.items()}
+            inputs = self._leaves(live.inputs)
             with torch.enable_grad():
                 outputs = self._outputs(live.run, inputs, live.targets, live.weight)
             self._live[microbatch] = live._replace(inputs=inputs, outputs=_edges(outputs))
@@ -150,7 +150,8 @@ class Chunk:
         assert live.outputs is not None
         if self._store is not None:
             self._store.microbatch = microbatch
-        torch.autograd.backward(list(live.outputs.values()), [gradients.get(name) for name in live.outputs])
+        if live.outputs:  # a first chunk without weights hands on what autograd does not follow
+            torch.autograd.backward(list(live.outputs.values()), [gradients.get(name) for name in live.outputs])
         if self.is_first:
             return {}
         return {
@@ -184,7 +185,7 @@ class Chunk:
         if not training:
             return self.infer(carry)
         with torch.enable_grad():
-            return self._through({name: _leaf(tensor) for name, tensor in carry.items()}, Run(0, 0, True))
+            return self._through(self._leaves(carry), Run(0, 0, True))
 
     # ------------------------------------------------------------------------------------------------- inside
 
@@ -216,13 +217,20 @@ class Chunk:
                 plain = len(carry) == 1 and not layer.pop
                 arguments = [carry["0"]] if plain else _arguments(layer, carry)
                 try:
-                    returned = layer.module(*arguments)
+                    returned = self._call(layer, arguments)
                 except Exception as error:
                     raised = f"raised {type(error).__name__}: {error}"
                     raise LayerFailed(f"{layer} was given {_told(arguments)} and {raised}") from error
                 plain = plain and not layer.stash and isinstance(returned, Tensor)
                 carry = {"0": returned} if plain else _carried(layer, carry, returned)
         return dict(carry)
+
+    def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:
+        return layer.module(*arguments)
+
+    def _leaves(self, carry: Carry) -> Carry:
+        """Return tensors to begin with: those whose gradients go to the chunk before, or nowhere."""
+        return {name: tensor.detach() if self.is_first else _leaf(tensor) for name, tensor in carry.items()}
 
     def _autocast(self, device: torch.device) -> Any:
         if self._precision != "bf16":

@@ -27,14 +27,13 @@ from trainers import models
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
-from trainers.optimizers import aligned
 from trainers.pipeline import losses
-from trainers.pipeline.batchnorm import combine
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.chunk import Chunk
-from trainers.pipeline.collective import Collective, Pending
+from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
 from trainers.pipeline.layers import Layer, chain
+from trainers.pipeline.members import add_up
 from trainers.pipeline.part import Part
 from trainers.pipeline.settings import Batches, Settings
 from trainers.pipeline.ties import share_ties
@@ -158,7 +157,8 @@ class Rank:
             loss += sum(float(run.losses[m]) for m in sorted(run.losses))
             self.spans += run.spans
         torch.set_rng_state(random)
-        yield from self._share_with_replicas()
+        group = f"stage {self.stage}"
+        yield from add_up(self.part, self.replica, settings.replicas, self._collective, group)
         yield from share_ties(self.part.ties, self.part.copies, self.stage, self._transport)
         self._transport.flush()
         vector = torch.zeros(_HEAD + len(self.part.names), dtype=torch.float64)
@@ -238,35 +238,3 @@ class Rank:
             yield None
         loss, correct, count = pending.result().tolist()
         yield Evaluated(loss / count, correct / count)
-
-    # ------------------------------------------------------------------------------------ after the micro-batches
-
-    def _share_with_replicas(self) -> Iterator[None]:
-        settings = self.settings
-        statistics = [norm.statistics() for chunk in self.chunks for norm in chunk.norms]
-        if settings.replicas > 1:
-            group = f"stage {self.stage}"
-            trained = self.part.trained
-            for parameter in trained:
-                if parameter.grad is None:
-                    parameter.grad = torch.zeros_like(parameter)
-            pending: list[Pending] = []
-            if trained:
-                flat = torch.cat([parameter.grad.flatten() for parameter in trained])
-                pending.append(self._collective.sum(group, flat))
-            if statistics:
-                rows = torch.zeros(settings.replicas, sum(map(len, statistics)), dtype=torch.float64)
-                rows[self.replica] = torch.cat(statistics).cpu()
-                pending.append(self._collective.sum(group, rows))
-            for work in pending:
-                while not work.ready():
-                    yield None
-            if trained:
-                summed = pending[0].result().split([parameter.numel() for parameter in trained])
-                for parameter, gradient in zip(trained, summed, strict=True):
-                    parameter.grad = aligned(gradient.view_as(parameter), parameter)
-            if statistics:
-                columns = pending[-1].result().split([len(part) for part in statistics], dim=1)
-                statistics = [combine(list(rows)) for rows in columns]
-        for norm, total in zip((norm for chunk in self.chunks for norm in chunk.norms), statistics, strict=True):
-            norm.commit(total.to(norm.layer.running_mean.device))

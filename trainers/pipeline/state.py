@@ -87,4 +87,10 @@ def merge(parts: Sequence[Trees], names: Sequence[str]) -> dict[str, dict[str, T
     for part in parts:
         for tree, tensors in part.items():
             whole.setdefault(tree, {}).update(tensors)
-    return {tree: {name: tensors[name] for name in names if name in tensors} for tree, tensors in whole.items()}
+    return {tree: _ordered(tensors, names) for tree, tensors in whole.items()}
+
+
+def _ordered(tensors: Mapping[str, Tensor], names: Sequence[str]) -> dict[str, Tensor]:
+    """Return a tree in the model's order, and behind it what is not called after parameters."""
+    known = [name for name in names if name in tensors]
+    return {name: tensors[name] for name in (*known, *sorted(tensors.keys() - set(known)))}

@@ -1,0 +1,56 @@
+"""A stage's layers on one chunk of the graph after another: a pipeline's chunk whose layers may ask for neighbours."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+from torch.nn import functional
+from trainers.graph.layers import GraphLayer
+
+from trainers.graph.chunked import ChunkView, Dry
+from trainers.pipeline.chunk import Carry, Chunk, Run
+from trainers.pipeline.layers import Layer
+
+UNLABELLED = -1
+"""The target of a vertex that is not trained on."""
+
+
+class GraphChunk(Chunk):
+    """Consecutive layers of a graph network.
+
+    Args:
+        view: what they see of the graph. The micro-batches of `Chunk` are the graph's slots here.
+    """
+
+    def __init__(self, layers: Sequence[Layer], position: int, num_positions: int, view: ChunkView) -> None:
+        loss = cross_entropy if position == num_positions - 1 else None
+        super().__init__(layers, position, num_positions, loss=loss)
+        self.view: ChunkView = view
+        self._sees: ChunkView | Dry = view
+
+    def probe(self, carry: Carry, *, training: bool) -> Carry:
+        """Run two vertices without a graph, to see what comes out."""
+        self._sees = Dry()
+        try:
+            return super().probe(carry, training=training)
+        finally:
+            self._sees = self.view
+
+    def _through(self, carry: Carry, run: Run | None) -> Carry:
+        if isinstance(self._sees, ChunkView):
+            self._sees.enter(None if run is None else run.microbatch)
+        return super()._through(carry, run)
+
+    def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:
+        if isinstance(self._sees, ChunkView):
+            self._sees.at(layer.index)
+        if isinstance(layer.module, GraphLayer):
+            return layer.module(*arguments, self._sees)
+        return layer.module(*arguments)
+
+
+def cross_entropy(returned: Any, targets: Tensor) -> Tensor:
+    """Return the sum of cross-entropies over the vertices that are trained on."""
+    return functional.cross_entropy(returned, targets, ignore_index=UNLABELLED, reduction="sum")

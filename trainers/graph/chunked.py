@@ -1,0 +1,147 @@
+"""The view that layers of a stage have of the graph: the chunk under way, and what is known of all others.
+
+It numbers what layers ask, in the order in which they ask it, and makes a site for each question when it is first
+asked. Without a chunk it answers exactly, for all vertices of its way at once.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainers.graph.exchange import Exchange
+from trainers.graph.gathers import Gather
+from trainers.graph.reach import Reach
+from trainers.graph.sites import Constant, Site
+
+
+class ChunkView:
+    """What a stage's layers see of the graph.
+
+    Args:
+        features: of the first stage, the input rows of all vertices that this way reads; None elsewhere.
+        history: rows to begin with, by site name; see `history`.
+        refresh, correction: see `settings.Settings`. keep: whether aggregates are kept for a second computation.
+    """
+
+    def __init__(
+        self, reach: Reach, exchange: Exchange, features: Tensor | None, *, refresh: int, correction: float, keep: bool
+    ) -> None:
+        self.reach, self.exchange, self.features = reach, exchange, features
+        self._options: dict[str, Any] = {"refresh": refresh, "correction": correction, "keep": keep}
+        self._sites: dict[tuple[int, int], Site | Gather] = {}
+        self._constants: dict[str, Constant] = {}
+        self._given: dict[str, Tensor] = {}
+        self._slot: int | None = None
+        self._again = False
+        self._layer = self._asked = 0
+        self._done: set[int] = set()
+
+    # ------------------------------------------------------------------------------------- what the stage tells it
+
+    def begin_epoch(self) -> None:
+        """Begin an epoch."""
+        self._done.clear()
+        for site in self._sites.values():
+            site.begin()
+
+    def end_epoch(self, epoch: int) -> None:
+        """End an epoch, from 1."""
+        for site in self._sites.values():
+            site.end(epoch)
+
+    def enter(self, slot: int | None) -> None:
+        """Turn to a chunk, for the first or the second time in this epoch; None to all vertices, exactly."""
+        self._slot, self._again = slot, slot in self._done
+        if slot is not None:
+            self._done.add(slot)
+
+    def at(self, layer: int) -> None:
+        """Say which layer asks next."""
+        self._layer, self._asked = layer, 0
+
+    def history(self) -> dict[str, Tensor]:
+        """Return the older rows that the next epoch begins with, by site name."""
+        tables = {site.name: site.table.history for site in self._sites.values()}
+        return {**self._given, **{name: rows for name, rows in tables.items() if rows is not None}}
+
+    def remember(self, history: dict[str, Tensor]) -> None:
+        """Take older rows; sites that are yet to be made take theirs then."""
+        self._given = dict(history)
+
+    # ------------------------------------------------------------------------------------------ what layers ask it
+
+    def propagate(self, x: Tensor, kind: str) -> Tensor:
+        """As `view.View.propagate`."""
+        if self._is_input(x):
+            return self._constant(kind).of(self._slot)
+        site = self._site(Site, kind, x)
+        if self._slot is None:
+            return site.infer(x)
+        return _Through.apply(x, site, self._slot, self._again)  # type: ignore[no-any-return]
+
+    def sources(self, x: Tensor, self_loops: bool = False) -> tuple[Tensor, Tensor]:
+        """As `view.View.sources`."""
+        site = self._site(Gather, self_loops, x)
+        if self._slot is None:
+            return site.infer(x)
+        return _Through.apply(x, site, self._slot, self._again), site.edges(self._slot)[1]
+
+    # ------------------------------------------------------------------------------------------------------ inside
+
+    def _is_input(self, x: Tensor) -> bool:
+        """Return whether rows are the input features as they are."""
+        if self.features is None:
+            return False
+        begin, size = (0, self.reach.num_own)
+        if self._slot is not None:
+            begin, size = self.reach.rows(self._slot).start, self.reach.size(self._slot)
+        there = self.features[begin : begin + size]
+        return x.data_ptr() == there.data_ptr() and x.shape == there.shape and x.stride() == there.stride()
+
+    def _constant(self, kind: str) -> Constant:
+        if kind not in self._constants:
+            assert self.features is not None
+            self._constants[kind] = Constant(self.reach.sheets(kind, backward=False).products, self.features)
+        return self._constants[kind]
+
+    def _site(self, make: Any, what: Any, x: Tensor) -> Any:
+        place = (self._layer, self._asked)
+        self._asked += 1
+        if place not in self._sites:
+            name = f"{place[0]}.{place[1]}"
+            site = make(name, len(self._sites), what, self.reach, self.exchange, x, **self._options)
+            if name in self._given and site.table.history is not None:
+                site.table.history.copy_(self._given.pop(name))
+                site.begin()
+            self._sites[place] = site
+        return self._sites[place]
+
+
+class Dry:
+    """Two vertices without edges between them: enough to see what layers return."""
+
+    def propagate(self, x: Tensor, kind: str) -> Tensor:
+        """As `view.View.propagate`, of a graph in which every vertex has one edge, to itself."""
+        return x * 1
+
+    def sources(self, x: Tensor, self_loops: bool = False) -> tuple[Tensor, Tensor]:
+        """As `view.View.sources`, of the same graph."""
+        own = torch.arange(len(x), device=x.device)
+        return x, torch.stack([own, own])
+
+
+class _Through(torch.autograd.Function):
+    """A site's forward and backward, as autograd sees them."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, site: Site | Gather, slot: int, again: bool) -> Tensor:
+        ctx.site, ctx.slot = site, slot
+        return site.forward(slot, x.detach(), again)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        return ctx.site.backward(ctx.slot, gradient.contiguous()), None, None, None

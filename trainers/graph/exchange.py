@@ -1,0 +1,67 @@
+"""Rows of vertices between the ways of one stage: what graph parallelism costs, layer after layer.
+
+Messages are known by (site, slot, sender), so a pipeline's transport carries them; nothing is sent where no vertex is
+needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainers.pipeline.transport import Key, Spec, Transport
+
+
+class Exchange:
+    """One way's side.
+
+    Args:
+        transport: among the ways of this stage, by their numbers; None where there is one way.
+    """
+
+    def __init__(self, transport: Transport | None, way: int, ways: int) -> None:
+        self._transport, self.way, self.ways = transport, way, ways
+
+    @property
+    def sent_bytes(self) -> int:
+        """Bytes that have left this rank."""
+        return 0 if self._transport is None else self._transport.sent_bytes
+
+    def swap(
+        self, kind: Literal["F", "B"], site: int, slot: int, rows: Sequence[Tensor | None], room: Sequence[Tensor]
+    ) -> None:
+        """Send each way its rows and wait for those of the others.
+
+        Args:
+            site: the place in the model, counted on this stage. slot: of the epoch.
+            rows: for each way, what it needs; empty or None sends nothing.
+            room: for each way, where what comes from it is written; empty where nothing comes.
+        """
+        if self._transport is None:
+            return
+        others = [way for way in range(self.ways) if way != self.way]
+        for way in others:
+            if len(room[way]):
+                spec = Spec("0", tuple(room[way].shape), room[way].dtype)
+                self._transport.expect(self._key(kind, site, slot, way), [spec], way)
+        for way in others:
+            given = rows[way]
+            if given is not None and len(given):
+                self._transport.send(self._key(kind, site, slot, self.way), {"0": given}, way)
+        for way in others:
+            if len(room[way]):
+                came = self._transport.receive(self._key(kind, site, slot, way))["0"]
+                with torch.no_grad():
+                    room[way].copy_(came)
+                self._transport.give_back([came])
+
+    def flush(self) -> None:
+        """Wait until everything sent has gone."""
+        if self._transport is not None:
+            self._transport.flush()
+
+    def _key(self, kind: str, site: int, slot: int, sender: int) -> Key:
+        return Key(kind, site * self.ways + sender, slot)
