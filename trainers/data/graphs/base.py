@@ -21,8 +21,8 @@ class GraphData(NamedTuple):
         indptr: where each vertex's in-neighbours begin in `indices`, and where the last ones end.
         indices: for each vertex v in turn the vertices u with an edge u -> v, from which v aggregates: ascending, none
             twice, v itself never (layers add self-loops as they need them).
-        train_mask: vertices whose loss is minimised. `val_mask` and `test_mask` choose the model and judge it; no vertex
-            is in two of them, some may be in none.
+        train_mask, val_mask, test_mask: vertices whose loss is minimised, that choose the model, and that judge it.
+            No vertex is in two of them; some may be in none.
         class_names: names of the classes, by number, for reports.
         notes: what loading left out, in words for the user.
 

@@ -1,4 +1,4 @@
-"""Cora, CiteSeer and PubMed as graphs; `trainers.data.planetoid` reads them, and makes rows of them for other models."""
+"""Cora, CiteSeer and PubMed as graphs; `trainers.data.planetoid` reads them, and makes rows of them for others."""
 
 from __future__ import annotations
 
