@@ -12,6 +12,7 @@ from torch import nn
 from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer
 from trainers.models.base import ModelError
 from trainers.models.freezing import freeze
+from trainers.models.graphs import gcn
 from trainers.models.trial import check
 
 __all__ = ["NAMES", "ModelError", "build", "check"]
@@ -23,6 +24,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "bristle-cnn": bristle_cnn.build,
     "resnet": resnet.build,
     "transformer": transformer.build,
+    "gcn": gcn.build,
 }
 NAMES = tuple(_BUILDERS)
 _ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain")
