@@ -18,7 +18,16 @@ from orchestrator import kept_data
 from orchestrator.config import Loaded, Origins
 from orchestrator.config.fields import Section
 from orchestrator.config.optimizer import Optimizer
-from orchestrator.config.schema import Experiment, Federated, Letters, OwnModel, Peers, Pipeline, Synthetic
+from orchestrator.config.schema import (
+    Experiment,
+    Federated,
+    GraphPipeline,
+    Letters,
+    OwnModel,
+    Peers,
+    Pipeline,
+    Synthetic,
+)
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.federated_checks import federated_problems
 from orchestrator.peers_checks import peers_problems
@@ -27,6 +36,8 @@ from strategies.partition import NEEDS_LABELS, Drawn, Partition, partition
 from strategies.seeds import generator, integer
 from trainers import models, optimizers
 from trainers.data.base import DataError, Dataset, partition_labels
+from trainers.data.graphs import registry as graphs
+from trainers.data.graphs.base import GraphData
 from trainers.models import ModelError
 from trainers.targets import TargetError, resolve
 
@@ -40,7 +51,7 @@ class Prepared(NamedTuple):
     """
 
     experiment: Experiment
-    dataset: Dataset
+    dataset: Any
     partition: Partition | Drawn | None
     model: nn.Module
     begun: Begun | None = None
@@ -66,6 +77,8 @@ def prepare(source: Experiment | Loaded) -> Prepared:
     if problems:
         raise ConfigError(problems)
     dataset = _dataset(experiment, where)
+    if isinstance(dataset, GraphData):
+        return Prepared(experiment, dataset, None, _graph_model(experiment, dataset, where))
     problems = [*_batch(experiment, dataset, where)]
     divided = built = None
     try:
@@ -207,9 +220,12 @@ def _gib(num_bytes: float) -> str:
 # ------------------------------------------------------------------------------------------- with the data
 
 
-def _dataset(experiment: Experiment, where: Origins) -> Dataset:
+def _dataset(experiment: Experiment, where: Origins) -> Dataset | GraphData:
+    section = experiment.data.model_dump()
     try:
-        return kept_data.load(experiment.data.model_dump(), seed=experiment.seed)
+        if isinstance(experiment.strategy, GraphPipeline):
+            return graphs.load(section, seed=experiment.seed)
+        return kept_data.load(section, seed=experiment.seed)
     except DataError as error:
         raise ConfigError([Problem(where("data"), "data", error.message, error.hint)]) from error
     except MemoryError as error:
@@ -265,7 +281,7 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
         model = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
         models.check(model, dataset, section)
         if isinstance(experiment.strategy, Pipeline):
-            _chain(model, experiment.strategy, where)
+            _chain(model, experiment.strategy.num_positions, where)
     except ModelError as error:
         raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch's way to say that memory is out
@@ -274,12 +290,29 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
     return model
 
 
-def _chain(model: nn.Module, strategy: Pipeline, where: Origins) -> None:
+def _graph_model(experiment: Experiment, data: GraphData, where: Origins) -> nn.Module:
+    strategy = experiment.strategy
+    assert isinstance(strategy, GraphPipeline)
+    try:
+        model = models.build(
+            experiment.model.model_dump(),
+            input_shape=(data.num_features,),
+            num_classes=data.num_classes,
+            seed=integer(experiment.seed, "model"),
+        )
+        models.check_on_graph(model, data.num_features, data.num_classes)
+        _chain(model, strategy.stages, where)
+    except ModelError as error:
+        raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
+    return model
+
+
+def _chain(model: nn.Module, num_pieces: int, where: Origins) -> None:
     """Refuse a model that cannot be cut into as many pieces as asked for."""
     from trainers.pipeline.layers import chain
 
     num_layers = len(chain(model).layers)
-    if num_layers < strategy.num_positions:
+    if num_layers < num_pieces:
         path = "strategy.stages"
-        message = f"got {strategy.num_positions} pieces to cut {num_layers} layers into"
+        message = f"got {num_pieces} pieces to cut {num_layers} layers into"
         raise ConfigError([Problem(where(path), path, message, f"at most {num_layers}, or a deeper model")])

@@ -12,7 +12,16 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.config.document import Path
-from orchestrator.config.schema import Cluster, Experiment, Federated, Letters, Parquet, Pipeline, Synthetic
+from orchestrator.config.schema import (
+    Cluster,
+    Experiment,
+    Federated,
+    GraphPipeline,
+    Letters,
+    Parquet,
+    Pipeline,
+    Synthetic,
+)
 
 
 class Finding(NamedTuple):
@@ -237,11 +246,34 @@ def _pipeline(experiment: Experiment) -> Iterator[Finding]:
     if strategy.recompute == "fit" and strategy.stage_memory is None:
         message = "got 'fit', but strategy.stage_memory says no limit"
         yield Finding(("strategy", "stage_memory"), message, "strategy.stage_memory=2000000000, in bytes")
+    yield from _ranks(experiment, strategy.num_ranks, f"{strategy.replicas} replicas", "replicas")
+
+
+def _ranks(experiment: Experiment, num_ranks: int, others: str, field: str) -> Iterator[Finding]:
+    """Hold the number of workers, where one is said, against that of ranks."""
     workers = experiment.cluster.workers
-    if workers not in (0, Cluster().workers, strategy.num_ranks):
-        message = f"got {workers}, but {strategy.stages} stages x {strategy.replicas} replicas are one process each"
-        hint = f"cluster.workers={strategy.num_ranks}, or 0 for all of them in this process"
-        yield Finding(("cluster", "workers"), message, hint, (("strategy", "stages"), ("strategy", "replicas")))
+    if workers not in (0, Cluster().workers, num_ranks):
+        stages = getattr(experiment.strategy, "stages", 1)
+        message = f"got {workers}, but {stages} stages x {others} are one process each"
+        hint = f"cluster.workers={num_ranks}, or 0 for all of them in this process"
+        yield Finding(("cluster", "workers"), message, hint, (("strategy", "stages"), ("strategy", field)))
+
+
+# ----------------------------------------------------------------------------------------------- graph pipeline
+
+
+def _graph_pipeline(experiment: Experiment) -> Iterator[Finding]:
+    strategy = experiment.strategy
+    if not isinstance(strategy, GraphPipeline):
+        return
+    if not isinstance(strategy.partition, str) and len(strategy.partition) != strategy.stages:
+        message = f"got {len(strategy.partition)} numbers of layers for {strategy.stages} stages"
+        hint = f"give {strategy.stages}, or time"
+        yield Finding(("strategy", "partition"), message, hint, (("strategy", "stages"),))
+    if experiment.cluster.device == "cuda" and experiment.cluster.workers:
+        message = "got 'cuda', but ranks of a graph pipeline exchange rows through gloo, which takes tensors of the CPU"
+        yield Finding(("cluster", "device"), message, "cluster.device=cpu, or cluster.workers=0")
+    yield from _ranks(experiment, strategy.num_ranks, f"{strategy.ways} ways", "ways")
 
 
 # ------------------------------------------------------------------------------------------------------ cluster
@@ -342,6 +374,6 @@ def _tracking(experiment: Experiment) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    _cohort, _epochs_or_steps, _steps_of_clients, _best_models, _pipeline, _partition_of_data, _enough_examples,
+    _cohort, _epochs_or_steps, _steps_of_clients, _best_models, _pipeline, _graph_pipeline, _partition_of_data, _enough_examples,
     _model_of_data, _pretrain, _address, _workers, _resources, _uris, _tracking,
 )  # fmt: skip

@@ -34,6 +34,7 @@ from orchestrator.config.fields import (
     Section,
     Text,
 )  # fmt: skip
+from orchestrator.config.graph_pipeline import GraphPipeline
 from orchestrator.config.grid import RunGrid
 from orchestrator.config.inputs import (
     BristleCnn,
@@ -84,7 +85,7 @@ from orchestrator.config.search import (
 __all__ = [
     "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn",
     "ConstantSpeed", "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters",
-    "Evaluate", "Experiment", "FedAvg", "Federated", "Grid", "Iid", "LearningRate", "Letters", "LogUniform",
+    "Evaluate", "Experiment", "FedAvg", "Federated", "GraphPipeline", "Grid", "Iid", "LearningRate", "Letters", "LogUniform",
     "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer", "Optuna", "OwnData",
     "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "Pretrain", "RandInt", "RandomSearch",
     "ResNet", "RunGrid", "Search", "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking",
@@ -139,7 +140,10 @@ def by_kind(value: Any) -> str | None:
 
 
 Strategy = Annotated[
-    Annotated[Federated, Tag("federated")] | Annotated[Peers, Tag("peers")] | Annotated[Pipeline, Tag("pipeline")],
+    Annotated[Federated, Tag("federated")]
+    | Annotated[Peers, Tag("peers")]
+    | Annotated[Pipeline, Tag("pipeline")]
+    | Annotated[GraphPipeline, Tag("graph-pipeline")],
     Discriminator(by_kind),
 ]
 
@@ -222,7 +226,8 @@ class Experiment(Section):
     @property
     def num_workers(self) -> int:
         """Processes that train, besides this one; 0 when this one does."""
-        ranks = self.strategy.num_ranks if isinstance(self.strategy, Pipeline) else self.cluster.workers
+        gang = isinstance(self.strategy, Pipeline | GraphPipeline)
+        ranks = self.strategy.num_ranks if gang else self.cluster.workers
         return ranks if self.cluster.workers else 0
 
     @property

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cluster.executor import Notify
 from orchestrator.config import Origins
-from orchestrator.config.schema import Peers, Pipeline
+from orchestrator.config.schema import GraphPipeline, Peers, Pipeline
 from orchestrator.engines.base import Engine
 from orchestrator.executors import open_executor, open_gang
 from orchestrator.interrupts import Interrupts
@@ -28,12 +28,21 @@ def open_engine(
     """
     experiment = prepared.experiment
     if isinstance(experiment.strategy, Pipeline):
-        from orchestrator.engines.pipeline import PipelineEngine
+        from orchestrator.engines.courses import PipelineCourse
+        from orchestrator.engines.gang import GangEngine
         from orchestrator.stages import divide
 
-        stages = divide(prepared, where)
+        course = PipelineCourse(prepared, divide(prepared, where))
         with open_gang(experiment, notify, sys_path) as gang:
-            yield PipelineEngine(prepared, stages, gang, interrupts, notify)
+            yield GangEngine(prepared, course, gang, interrupts, notify)
+    elif isinstance(experiment.strategy, GraphPipeline):
+        from orchestrator import graph_stages
+        from orchestrator.engines.courses import GraphCourse
+        from orchestrator.engines.gang import GangEngine
+
+        graph_course = GraphCourse(prepared, graph_stages.divide(prepared, where))
+        with open_gang(experiment, notify, sys_path) as gang:
+            yield GangEngine(prepared, graph_course, gang, interrupts, notify)
     elif isinstance(experiment.strategy, Peers):
         from orchestrator.engines.peers import PeersEngine
 

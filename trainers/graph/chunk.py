@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import Tensor
 from torch.nn import functional
-from trainers.graph.layers import GraphLayer
 
 from trainers.graph.chunked import ChunkView, Dry
+from trainers.graph.layers import GraphLayer
 from trainers.pipeline.chunk import Carry, Chunk, Run
 from trainers.pipeline.layers import Layer
 

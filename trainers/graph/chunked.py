@@ -58,6 +58,17 @@ class ChunkView:
         if slot is not None:
             self._done.add(slot)
 
+    def forget(self) -> None:
+        """Take the next forward of every chunk for its first."""
+        self._done.clear()
+
+    def widths(self) -> dict[int, list[tuple[int, bool]]]:
+        """Return for each layer that aggregates, by its index, each site's width and whether gradients come back."""
+        found: dict[int, list[tuple[int, bool]]] = {}
+        for (layer, _), site in sorted(self._sites.items()):
+            found.setdefault(layer, []).append((site.width, site.goes_back))
+        return found
+
     def at(self, layer: int) -> None:
         """Say which layer asks next."""
         self._layer, self._asked = layer, 0

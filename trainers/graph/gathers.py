@@ -56,6 +56,16 @@ class Gather:
             self._edges[slot] = self._reach.edges(slot, self._loops)
         return self._edges[slot]
 
+    @property
+    def width(self) -> int:
+        """Values a row."""
+        return int(self._like.shape[1])
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether gradients have come back so far."""
+        return self._gradients is not None
+
     def begin(self) -> None:
         """Begin an epoch."""
         self._results.clear()

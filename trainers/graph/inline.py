@@ -7,11 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from trainers.data.graphs.base import GraphData
 
-from trainers.graph.rank import EpochResult, GraphRank
+from strategies.graph.layout import Layout
+from trainers.data.graphs.base import GraphData
+from trainers.graph.rank import EpochResult, GraphRank, divided
 from trainers.graph.settings import Settings
 from trainers.graph.turns import TurnCollective, Turns, TurnTransport
+from trainers.loop import Spans
 from trainers.pipeline.state import merge
 from trainers.pipeline.transport import Key
 
@@ -19,7 +21,10 @@ from trainers.pipeline.transport import Key
 class InlineGraphPipeline:
     """Every stage of every way, on one device."""
 
-    def __init__(self, settings: Settings, data: GraphData, device: torch.device | None = None) -> None:
+    def __init__(
+        self, settings: Settings, data: GraphData, device: torch.device | None = None, cut: Layout | None = None
+    ) -> None:
+        cut = cut or divided(settings, data)
         stages, ways = settings.stages, settings.ways
         sizes = {"all": stages * ways, **{f"stage {stage}": ways for stage in range(stages)}}
         sums: dict[tuple[str, int], dict[int, Tensor]] = {}
@@ -31,9 +36,13 @@ class InlineGraphPipeline:
             among = TurnTransport(self._turns, self._board, f"stage {stage}", way) if ways > 1 else None
             collective = TurnCollective(self._turns, sizes, sums, ways * stage + way)
             where = device or torch.device("cpu")
-            return lambda: GraphRank(settings, data, stage, way, between, among, collective, where)
+            return lambda: GraphRank(settings, data, cut, stage, way, between, among, collective, where)
 
         self.ranks = self._turns.run([make(stage, way) for stage in range(stages) for way in range(ways)])
+
+    def step(self, number: int) -> Mapping[str, float]:
+        """Train one epoch; figures by metric name."""
+        return self.epoch(number).outcome().values
 
     def epoch(self, number: int) -> EpochResult:
         """Train one epoch."""
@@ -42,6 +51,11 @@ class InlineGraphPipeline:
     def evaluate(self, number: int) -> dict[str, float]:
         """Measure the model after an epoch."""
         return self._all(lambda rank: rank.evaluate(number))  # type: ignore[no-any-return]
+
+    @property
+    def ends(self) -> bool:
+        """Whether no better model is waited for."""
+        return self.ranks[0].ends
 
     def restore(self, trees: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take the whole state."""
@@ -53,7 +67,7 @@ class InlineGraphPipeline:
         whole = merge([rank.export() for rank in self.ranks], self.ranks[0].part.names)
         return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in whole.items()}
 
-    def spans_since(self, began_s: float) -> list[list[tuple[str, int, int, float, float, float]]]:
+    def spans_since(self, began_s: float) -> list[Spans]:
         """Return what each rank did in the last epoch, in seconds since `began_s`."""
         return [rank.spans_since(began_s) for rank in self.ranks]
 

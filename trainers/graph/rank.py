@@ -18,13 +18,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from strategies.graph.layout import layout
-from strategies.graph.structure import Graph
 from torch import Tensor
-from trainers.data.graphs.base import GraphData
 
+from strategies.graph.layout import Layout, layout
+from strategies.graph.structure import Graph
 from strategies.seeds import integer
 from trainers import models
+from trainers.data.graphs.base import GraphData
 from trainers.graph.chunk import UNLABELLED, GraphChunk
 from trainers.graph.chunked import ChunkView
 from trainers.graph.exchange import Exchange
@@ -32,6 +32,7 @@ from trainers.graph.reach import Reach
 from trainers.graph.selection import Selection
 from trainers.graph.settings import Settings
 from trainers.local import NotFinite
+from trainers.loop import Outcome, Spans
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
@@ -49,6 +50,16 @@ _HEAD = 4
 PARTS = ("train", "val", "test")
 
 
+def divided(settings: Settings, data: GraphData) -> Layout:
+    """Return who has which vertices.
+
+    Raises:
+        ValueError: when there are fewer vertices than chunks.
+    """
+    graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
+    return layout(graph, settings.ways, settings.slots, method=settings.chunking, seed=settings.layout_seed)
+
+
 class EpochResult(NamedTuple):
     """What an epoch came to, the same on every rank.
 
@@ -64,12 +75,19 @@ class EpochResult(NamedTuple):
     exchange_bytes: int
     stop: bool
 
+    def outcome(self) -> Outcome:
+        """Return the figures by metric name."""
+        values = {"train/loss": self.loss}
+        values |= {"comm/boundary_bytes": float(self.boundary_bytes), "comm/exchange_bytes": float(self.exchange_bytes)}
+        return Outcome(values if math.isnan(self.norm) else {**values, "train/gradient_norm": self.norm}, self.stop)
+
 
 class GraphRank:
     """One stage of one way.
 
     Args:
         data: the whole graph, which may be mapped into memory; only what this rank reads is copied.
+        cut: who has which vertices; see `divided`.
         between: messages between the stages of this way. among: between the ways of this stage; None where alone.
     """
 
@@ -77,6 +95,7 @@ class GraphRank:
         self,
         settings: Settings,
         data: GraphData,
+        cut: Layout,
         stage: int,
         way: int,
         between: Transport,
@@ -89,7 +108,6 @@ class GraphRank:
         self._exchange = Exchange(among, way, settings.ways)
         dtype = getattr(torch, settings.model["dtype"])
         graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
-        cut = layout(graph, settings.ways, settings.slots, method=settings.chunking, seed=settings.layout_seed)
         self.reach = Reach(graph, cut, way, dtype=dtype, device=device, kernel=settings.kernel)
         own = cut.way(way)
         features = None
@@ -135,6 +153,10 @@ class GraphRank:
         return agreement.settle(2, inputs, training=training)
 
     # ------------------------------------------------------------------------------------------------- an epoch
+
+    def step(self, number: int, stop: bool = False) -> Outcome:
+        """As `loop.Work.step`."""
+        return self.epoch(number, stop).outcome()
 
     def epoch(self, number: int, stop: bool = False) -> EpochResult:
         """Train one epoch, from 1.
@@ -206,8 +228,7 @@ class GraphRank:
         """Measure the model on the whole graph, exactly, after epoch `number`, and note whether it is the best.
 
         Returns:
-            `<part>/loss` and `<part>/accuracy` of train, val and test; `best/epoch`, `best/val_accuracy` and
-            `best/test_accuracy` so far.
+            By metric name: accuracy of train, val and test, loss of val and test, and what is best so far.
         """
         total = torch.zeros(2 * len(PARTS), dtype=torch.float64)
 
@@ -229,14 +250,20 @@ class GraphRank:
         sums = self._sum(total).tolist()
         found = {}
         for place, name in enumerate(PARTS):
-            found[f"{name}/loss"] = sums[2 * place] / self._counts[name]
+            if name != "train":  # a step's loss has that name, with dropout and the rows it saw
+                found[f"{name}/loss"] = sums[2 * place] / self._counts[name]
             found[f"{name}/accuracy"] = sums[2 * place + 1] / self._counts[name]
         found |= self.selection.take(number, found["val/accuracy"], found["test/accuracy"])
         return found
 
-    def spans_since(self, began_s: float) -> list[tuple[str, int, int, float, float, float]]:
+    def spans_since(self, began_s: float) -> Spans:
         """Return the spans of the last epoch, in seconds since `began_s` on this process's clock."""
         return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self.spans]
+
+    @property
+    def ends(self) -> bool:
+        """Whether no better model is waited for."""
+        return self.selection.ends
 
     # --------------------------------------------------------------------------------------------------- state
 

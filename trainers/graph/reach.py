@@ -10,11 +10,12 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
 from strategies.graph.layout import Layout
 from strategies.graph.propagation import propagation
 from strategies.graph.share import Share, share
 from strategies.graph.structure import Graph, is_symmetric
-from torch import Tensor
 from trainers.graph.kernels import Matrix
 from trainers.graph.view import pattern
 

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from strategies.graph.order import chunk_order
-
 from strategies.pipeline import Action, Placement, gpipe, placement
 from strategies.seeds import integer
 

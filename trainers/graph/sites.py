@@ -19,9 +19,9 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from trainers.graph.kernels import Matrix
 
 from trainers.graph.exchange import Exchange
+from trainers.graph.kernels import Matrix
 from trainers.graph.reach import Reach, Sheets
 
 
@@ -89,6 +89,16 @@ class Site:
         self.table = Table(self._forward.num_rows, self._like, refresh, reach.slots > 1)
         self._gradients: Tensor | None = None  # made by the first backward: the first layer's may have none
         self._results: dict[int, Tensor] = {}
+
+    @property
+    def width(self) -> int:
+        """Values a row."""
+        return int(self._like.shape[1])
+
+    @property
+    def goes_back(self) -> bool:
+        """Whether gradients have come back so far."""
+        return self._gradients is not None
 
     def begin(self) -> None:
         """Begin an epoch."""

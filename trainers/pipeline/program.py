@@ -1,24 +1,20 @@
-"""What each rank of a gang runs: its stage of the pipeline, step by step, with reports to the driver.
+"""What each rank of a pipeline is: its stage of a replica, with its process groups; `trainers.loop` runs it.
 
-    every step         the last stage of the first replica reports the loss and what the step took
-    evaluations        the same rank reports loss and accuracy; every rank of the first replica its time line
-    checkpoints        every rank of the first replica reports its part of the state, as Arrow bytes
-    a wish to stop     comes as the answer to a report, and reaches every rank with the next step's sums
-
-The driver is told; it decides nothing between steps.
+The last stage of the first replica speaks; every stage of that replica is drawn and holds a part of the state.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from torch import Tensor
 
-from trainers import wire
+from trainers import loop, wire
 from trainers.data.base import Dataset
+from trainers.loop import Context, Outcome
 from trainers.pipeline.collective import GroupCollective
 from trainers.pipeline.rank import Rank
 from trainers.pipeline.settings import Settings
@@ -26,18 +22,6 @@ from trainers.pipeline.state import export, restore
 from trainers.pipeline.transport import GroupTransport, groups_of_ways
 
 T = TypeVar("T")
-
-
-class Context(Protocol):
-    """What a gang gives each rank."""
-
-    rank: int
-    world_size: int
-    device: str
-
-    def report(self, payload: Any) -> str:
-        """Send something to the driver; return its latest word."""
-        ...
 
 
 def run(
@@ -60,29 +44,9 @@ def run(
     plain = Settings(**settings)
     rank = build(context, plain, dataset)
     restore(rank, {tree: wire.decode(payload) for tree, payload in start.items()})
-    speaks = context.rank == plain.stages - 1
-    word = ""
-    if begin == 0:
-        _report_evaluation(context, rank, 0, evaluate_batch, speaks)
-    for step in range(begin + 1, plain.steps + 1):
-        began = time.perf_counter()
-        result = _last(rank.step(step, stop=speaks and word == "stop"))
-        seconds = time.perf_counter() - began
-        if speaks:
-            payload = {"kind": "step", "step": step, "loss": result.loss, "norm": result.norm, "step_s": seconds}
-            payload |= {"sent_bytes": result.sent_bytes, "ends": step == plain.steps or result.stop}
-            word = context.report(payload) or word
-        ends = step == plain.steps or result.stop
-        if ends or step % evaluate_every == 0:
-            _report_evaluation(context, rank, step, evaluate_batch, speaks)
-            if rank.replica == 0:
-                spans = rank.spans_since(began)
-                context.report({"kind": "spans", "step": step, "stage": rank.stage, "spans": spans})
-        if (ends or step % checkpoint_every == 0) and rank.replica == 0:
-            trees = {tree: wire.encode(tensors) for tree, tensors in export(rank).items() if tensors}
-            context.report({"kind": "state", "step": step, "stage": rank.stage, "trees": trees})
-        if result.stop:
-            return
+    speaks, first = context.rank == plain.stages - 1, rank.stage if rank.replica == 0 else None
+    plan = loop.Plan(begin, plain.steps, evaluate_every, checkpoint_every, speaks, first, first)
+    loop.train(context, RankWork(rank, evaluate_batch), plan)
 
 
 def build(context: Context, settings: Settings, dataset: Dataset) -> Rank:
@@ -103,13 +67,33 @@ def build(context: Context, settings: Settings, dataset: Dataset) -> Rank:
     return Rank(settings, dataset, stage, replica, transport, GroupCollective(groups, device), device)
 
 
-def _report_evaluation(context: Context, rank: Rank, step: int, batch_size: int, speaks: bool) -> None:
-    began = time.perf_counter()
-    result = _last(rank.evaluate(batch_size))
-    if speaks:
-        seconds = time.perf_counter() - began
-        payload = {"kind": "evaluation", "step": step, "loss": result.loss, "accuracy": result.accuracy}
-        context.report({**payload, "evaluate_s": seconds})
+class RankWork:
+    """A rank between processes, where its generators never wait by yielding.
+
+    Args:
+        evaluate_batch: test examples of one micro-batch.
+    """
+
+    ends = False
+
+    def __init__(self, rank: Rank, evaluate_batch: int) -> None:
+        self._rank, self._evaluate_batch = rank, evaluate_batch
+
+    def step(self, number: int, stop: bool) -> Outcome:
+        """As `loop.Work.step`."""
+        return _last(self._rank.step(number, stop)).outcome()
+
+    def evaluate(self, number: int) -> dict[str, float]:
+        """As `loop.Work.evaluate`."""
+        return _last(self._rank.evaluate(self._evaluate_batch)).values()
+
+    def export(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """As `loop.Work.export`."""
+        return export(self._rank)
+
+    def spans_since(self, began_s: float) -> loop.Spans:
+        """As `loop.Work.spans_since`."""
+        return self._rank.spans_since(began_s)
 
 
 def _last(generator: Iterator[T | None]) -> T:

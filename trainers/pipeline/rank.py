@@ -27,6 +27,7 @@ from trainers import models
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
+from trainers.loop import Outcome
 from trainers.pipeline import losses
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.chunk import Chunk
@@ -57,12 +58,21 @@ class StepResult(NamedTuple):
     sent_bytes: int
     stop: bool
 
+    def outcome(self) -> Outcome:
+        """Return the figures by metric name."""
+        values = {"train/loss": self.loss, "comm/boundary_bytes": float(self.sent_bytes)}
+        return Outcome(values if math.isnan(self.norm) else {**values, "train/gradient_norm": self.norm}, self.stop)
+
 
 class Evaluated(NamedTuple):
     """The mean loss of a prediction on the test examples, and the part of right ones."""
 
     loss: float
     accuracy: float
+
+    def values(self) -> dict[str, float]:
+        """Return the figures by metric name."""
+        return {"test/loss": self.loss, "test/accuracy": self.accuracy}
 
 
 class Rank:

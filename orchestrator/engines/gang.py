@@ -1,4 +1,4 @@
-"""The pipeline engine: a gang of stages that trains by itself, and a driver that listens, records and keeps states.
+"""The gang engine: ranks that train by themselves, and a driver that listens, records and keeps states.
 
     launch     every rank gets the settings, the data and the last whole state, and goes
     listen     reports come out of order; a step is yielded when all that belongs to it has come
@@ -6,15 +6,15 @@
     stop       an interruption or a search ends the gang after the step under way, with a whole state
 
 The same states come out of it whatever happens in between, since a step depends on the state before and its number
-alone. Without workers all stages take turns in this process.
+alone. Without workers all ranks take turns in this process. What a strategy adds is a `Course`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 
@@ -22,18 +22,16 @@ from cluster.errors import PlacementFailed, RemoteFailure
 from cluster.executor import Notify
 from cluster.gang import Gang
 from orchestrator.client_store import ClientStore
-from orchestrator.config.schema import Experiment, Pipeline
+from orchestrator.config.schema import Experiment, GraphPipeline, Pipeline
 from orchestrator.engines.base import RunState, StepReport
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
-from orchestrator.stages import Stages, settings_of, summarise_stages
 from trainers import modules, wire
 from trainers.local import NotFinite
+from trainers.loop import Spans
 from trainers.pipeline.chunk import LayerFailed
-from trainers.pipeline.inline import InlinePipeline
-from trainers.pipeline.settings import Settings
-from trainers.pipeline.state import merge, whole
+from trainers.pipeline.state import Trees, merge
 from trainers.threads import intra_op_threads
 
 _DIVERGED = "lower strategy.optimizer.lr, or set strategy.clip_norm=1"
@@ -48,6 +46,63 @@ DRAIN_S = 60.0
 """How long a gang that was told to stop is listened to without a word from it."""
 
 
+class Inline(Protocol):
+    """All ranks in this process."""
+
+    def step(self, number: int) -> Mapping[str, float]:
+        """Train step `number`, from 1; figures by metric name."""
+        ...
+
+    def evaluate(self, number: int) -> Mapping[str, float]:
+        """Measure the model after step `number`; figures by metric name."""
+        ...
+
+    @property
+    def ends(self) -> bool:
+        """Whether what was measured ends the training."""
+        ...
+
+    def export(self) -> Trees:
+        """Return a copy of the whole state."""
+        ...
+
+    def restore(self, trees: Trees) -> None:
+        """Take a whole state."""
+        ...
+
+    def spans_since(self, began_s: float) -> Sequence[Spans]:
+        """Return what each rank that is drawn did in the last step, in seconds since `began_s`."""
+        ...
+
+
+class Course(Protocol):
+    """What a strategy's gang trains, and how.
+
+    Attributes:
+        program: what every rank calls. place: what messages call the gang.
+        num_drawn, num_savers: ranks that report a time line, and a part of the state.
+        names: the model's parameters and buffers, in order.
+    """
+
+    program: str
+    place: str
+    num_drawn: int
+    num_savers: int
+    names: Sequence[str]
+
+    def arguments(self, gang: Gang) -> Mapping[str, Any]:
+        """Share what ranks need, once, and return the program's arguments besides `start`, `begin` and how often."""
+        ...
+
+    def inline(self, device: torch.device) -> Inline:
+        """Return all ranks, in this process."""
+        ...
+
+    def summary(self) -> dict[str, Any]:
+        """Return who does what, ready for JSON."""
+        ...
+
+
 @dataclass
 class _Step:
     """What has come of a step."""
@@ -56,39 +111,36 @@ class _Step:
     told: bool = False
     evaluated: bool = False
     ends: bool = False
-    spans: dict[int, list[Any]] = field(default_factory=dict)
+    spans: dict[int, Spans] = field(default_factory=dict)
     parts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
 
 
-class PipelineEngine:
-    """Runs the steps of a pipeline.
+class GangEngine:
+    """Runs the steps of a gang.
 
     Args:
-        prepared: data and model. stages: how the model is cut. gang: where the ranks run; None for this process.
+        prepared: data and model. course: what ranks do. gang: where they run; None for this process.
         interrupts: by which a run is interrupted. notify: told `gang_restarted`, and `gang_recovered` when
             the first step after it is done.
     """
 
-    clients: ClientStore | None = None  # a pipeline has none
+    clients: ClientStore | None = None  # a gang has none
 
     def __init__(
-        self, prepared: Prepared, stages: Stages, gang: Gang | None, interrupts: Interrupts, notify: Notify
+        self, prepared: Prepared, course: Course, gang: Gang | None, interrupts: Interrupts, notify: Notify
     ) -> None:
         self._experiment: Experiment = prepared.experiment
         strategy = prepared.experiment.strategy
-        assert isinstance(strategy, Pipeline)
+        assert isinstance(strategy, Pipeline | GraphPipeline)
         self._strategy = strategy
         self._prepared, self._gang, self._interrupts, self._notify = prepared, gang, interrupts, notify
-        self._stages = stages
-        self._settings: Settings = settings_of(prepared.experiment, stages)
-        self._names = list(dict(modules.everything(prepared.model)))
-        self._dataset: Any = None
+        self._course = course
+        self._arguments: Mapping[str, Any] = {}
         self._ends = False
-        self._begun = False
 
     def summary(self) -> dict[str, Any]:
-        """Return which layers each stage has, and what a step is expected to take."""
-        return summarise_stages(self._experiment, self._stages)
+        """Return who does what, and what it is expected to take."""
+        return self._course.summary()
 
     def initial_state(self) -> RunState:
         """Return the freshly built model, before the first step."""
@@ -98,7 +150,7 @@ class PipelineEngine:
     def start(self) -> None:
         """Share the data once."""
         if self._gang is not None:
-            self._dataset = self._gang.share(self._prepared.dataset)
+            self._arguments = self._course.arguments(self._gang)
 
     def finish_early(self) -> None:
         """End the gang after the step under way."""
@@ -114,7 +166,7 @@ class PipelineEngine:
         Raises:
             WorkerError: when a layer raises, the loss is not finite, or ranks are lost more often than allowed.
         """
-        if state.step >= self._strategy.steps:
+        if state.step >= self._strategy.num_steps:
             return
         if self._gang is None:
             yield from self._here(state)
@@ -151,17 +203,15 @@ class PipelineEngine:
         """Run the gang from a state to its end and yield the steps in order."""
         trees = {"model": state.model or {}, **state.server}
         arguments = {
-            "settings": self._settings._asdict(),
-            "dataset": self._dataset,
+            **self._arguments,
             "start": {tree: gang.share(wire.encode(tensors).to_pybytes()) for tree, tensors in trees.items()},
             "begin": state.step,
             "evaluate_every": self._experiment.evaluate_every,
-            "evaluate_batch": self._experiment.evaluate.batch_size,
             "checkpoint_every": self._experiment.checkpoint_every,
         }
         pending: dict[int, _Step] = {}
         due = state.step + 1 if state.step else 0
-        reports = gang.run("trainers.pipeline.program:run", arguments, beat_s=BEAT_S)
+        reports = gang.run(self._course.program, arguments, beat_s=BEAT_S)
         silent_since = time.monotonic()
         interrupted = False
         try:
@@ -194,85 +244,73 @@ class PipelineEngine:
         step = pending.setdefault(payload["step"], _Step())
         if payload["kind"] == "step":
             step.told, step.ends = True, payload["ends"]
-            step.values |= _values(payload["loss"], payload["norm"], payload["step_s"], payload["sent_bytes"])
+            step.values |= payload["values"]
         elif payload["kind"] == "evaluation":
-            step.evaluated = True
-            step.values |= _scores(payload["loss"], payload["accuracy"], payload["evaluate_s"])
+            step.evaluated, step.ends = True, step.ends or payload["ends"]
+            step.values |= payload["values"]
         elif payload["kind"] == "spans":
-            step.spans[payload["stage"]] = payload["spans"]
+            step.spans[payload["part"]] = payload["spans"]
         else:
-            step.parts[payload["stage"]] = payload["trees"]
+            step.parts[payload["part"]] = payload["trees"]
 
     def _complete(self, number: int, step: _Step) -> bool:
         if number == 0:
             return step.evaluated
         evaluates = step.ends or number % self._experiment.evaluate_every == 0
+        if not step.told or (evaluates and not (step.evaluated and len(step.spans) == self._course.num_drawn)):
+            return False
         saves = step.ends or number % self._experiment.checkpoint_every == 0
-        stages = self._settings.stages
-        return (
-            step.told
-            and (not evaluates or (step.evaluated and len(step.spans) == stages))
-            and (not saves or len(step.parts) == stages)
-        )
+        return not saves or len(step.parts) == self._course.num_savers
 
     def _report(self, number: int, step: _Step) -> StepReport:
         if step.parts:
             parts = [{tree: wire.decode(data) for tree, data in part.items()} for part in step.parts.values()]
-            state = _state(number, merge(parts, self._names))
+            state = _state(number, merge(parts, self._course.names))
         else:
             state = self.initial_state() if number == 0 else RunState(number, None, {})
-        spans = [step.spans[stage] for stage in sorted(step.spans)]
+        spans = [step.spans[part] for part in sorted(step.spans)]
         return StepReport(state, step.values, (), (("timeline", {"step": number, "stages": spans}),) if spans else ())
 
     # -------------------------------------------------------------------------------------------- in this process
 
     def _here(self, state: RunState) -> Iterator[StepReport]:
         """Take turns in this process."""
-        cluster, batch = self._experiment.cluster, self._experiment.evaluate.batch_size
+        cluster = self._experiment.cluster
         device = torch.device("cuda" if cluster.device == "cuda" else "cpu")
         try:
             with intra_op_threads(cluster.threads_per_worker):
-                pipeline = InlinePipeline(self._settings, self._prepared.dataset, device)
-                pipeline.restore({"model": state.model or {}, **state.server})
+                ranks = self._course.inline(device)
+                ranks.restore({"model": state.model or {}, **state.server})
             if state.step == 0:
-                yield StepReport(state, self._evaluate_here(pipeline, batch))
-            for number in range(state.step + 1, self._strategy.steps + 1):
+                yield StepReport(state, self._evaluate_here(ranks, 0))
+            for number in range(state.step + 1, self._strategy.num_steps + 1):
+                if ranks.ends:
+                    return
                 began = time.perf_counter()
                 with intra_op_threads(cluster.threads_per_worker):
-                    result = pipeline.step(number)
-                values = _values(result.loss, result.norm, time.perf_counter() - began, result.sent_bytes)
-                ends = number == self._strategy.steps
+                    values = {**ranks.step(number), "time/step_s": time.perf_counter() - began}
                 events: tuple[Any, ...] = ()
-                if ends or number % self._experiment.evaluate_every == 0:
-                    values |= self._evaluate_here(pipeline, batch)
-                    events = (("timeline", {"step": number, "stages": pipeline.spans_since(began)}),)
-                yield StepReport(_state(number, whole(pipeline.ranks)), values, (), events)
+                if number == self._strategy.num_steps or number % self._experiment.evaluate_every == 0:
+                    values |= self._evaluate_here(ranks, number)
+                    events = (("timeline", {"step": number, "stages": ranks.spans_since(began)}),)
+                yield StepReport(_state(number, ranks.export()), values, (), events)
                 if self._ends:
                     return
         except (LayerFailed, NotFinite) as error:
             hint = _DIVERGED if isinstance(error, NotFinite) else "mend the layer's code"
-            raise WorkerError(str(error), place="the pipeline", hint=hint) from error
+            raise WorkerError(str(error), place=self._course.place, hint=hint) from error
 
-    def _evaluate_here(self, pipeline: InlinePipeline, batch_size: int) -> dict[str, float]:
+    def _evaluate_here(self, ranks: Inline, number: int) -> dict[str, float]:
         began = time.perf_counter()
         with intra_op_threads(self._experiment.cluster.threads_per_worker):
-            result = pipeline.evaluate(batch_size)
-        return _scores(result.loss, result.accuracy, time.perf_counter() - began)
+            values = ranks.evaluate(number)
+        return {**values, "time/evaluate_s": time.perf_counter() - began}
 
 
 def _state(number: int, trees: Mapping[str, Mapping[str, torch.Tensor]]) -> RunState:
     return RunState(
         number, dict(trees["model"]), {tree: dict(tensors) for tree, tensors in trees.items() if tree != "model"}
     )
-
-
-def _values(loss: float, norm: float, step_s: float, sent_bytes: int) -> dict[str, float]:
-    values = {"train/loss": loss, "time/step_s": step_s, "comm/boundary_bytes": float(sent_bytes)}
-    return values if norm != norm else {**values, "train/gradient_norm": norm}
-
-
-def _scores(loss: float, accuracy: float, evaluate_s: float) -> dict[str, float]:
-    return {"test/loss": loss, "test/accuracy": accuracy, "time/evaluate_s": evaluate_s}
 
 
 def _worker_error(failure: RemoteFailure, step: int, restarts: int) -> WorkerError:

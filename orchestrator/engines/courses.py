@@ -1,0 +1,121 @@
+"""What the gangs of each strategy train: the programs of their ranks, and the same ranks in this process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from orchestrator.config.schema import GraphPipeline, Pipeline
+from orchestrator.preparing import Prepared
+from trainers import modules
+from trainers.loop import Spans
+from trainers.pipeline.state import Trees
+
+if TYPE_CHECKING:
+    from cluster.gang import Gang
+    from orchestrator.graph_stages import GraphStages
+    from orchestrator.stages import Stages
+    from trainers.graph.inline import InlineGraphPipeline
+
+
+class PipelineCourse:
+    """A pipeline: see `trainers.pipeline`."""
+
+    program = "trainers.pipeline.program:run"
+    place = "the pipeline"
+
+    def __init__(self, prepared: Prepared, stages: Stages) -> None:
+        from orchestrator.stages import settings_of
+
+        strategy = prepared.experiment.strategy
+        assert isinstance(strategy, Pipeline)
+        self._prepared, self._stages = prepared, stages
+        self._settings = settings_of(prepared.experiment, stages)
+        self.num_drawn = self.num_savers = strategy.stages
+        self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
+
+    def arguments(self, gang: Gang) -> Mapping[str, Any]:
+        """As `gang.Course.arguments`."""
+        return {
+            "settings": self._settings._asdict(),
+            "dataset": gang.share(self._prepared.dataset),
+            "evaluate_batch": self._prepared.experiment.evaluate.batch_size,
+        }
+
+    def inline(self, device: torch.device) -> _InlinePipeline:
+        """As `gang.Course.inline`."""
+        from trainers.pipeline.inline import InlinePipeline
+
+        ranks = InlinePipeline(self._settings, self._prepared.dataset, device)
+        return _InlinePipeline(ranks, self._prepared.experiment.evaluate.batch_size)
+
+    def summary(self) -> dict[str, Any]:
+        """As `gang.Course.summary`."""
+        from orchestrator.stages import summarise_stages
+
+        return summarise_stages(self._prepared.experiment, self._stages)
+
+
+class _InlinePipeline:
+    """All stages of a pipeline in this process, as the engine sees them."""
+
+    ends = False
+
+    def __init__(self, ranks: Any, evaluate_batch: int) -> None:
+        self._ranks, self._evaluate_batch = ranks, evaluate_batch
+
+    def step(self, number: int) -> Mapping[str, float]:
+        return self._ranks.step(number).outcome().values  # type: ignore[no-any-return]
+
+    def evaluate(self, number: int) -> Mapping[str, float]:
+        return self._ranks.evaluate(self._evaluate_batch).values()  # type: ignore[no-any-return]
+
+    def export(self) -> Trees:
+        from trainers.pipeline.state import whole
+
+        return whole(self._ranks.ranks)
+
+    def restore(self, trees: Trees) -> None:
+        self._ranks.restore(trees)
+
+    def spans_since(self, began_s: float) -> Sequence[Spans]:
+        return self._ranks.spans_since(began_s)  # type: ignore[no-any-return]
+
+
+class GraphCourse:
+    """A graph pipeline: see `trainers.graph`."""
+
+    program = "trainers.graph.program:run"
+    place = "the graph pipeline"
+
+    def __init__(self, prepared: Prepared, stages: GraphStages) -> None:
+        from orchestrator.graph_stages import settings_of
+
+        strategy = prepared.experiment.strategy
+        assert isinstance(strategy, GraphPipeline)
+        self._prepared, self._stages = prepared, stages
+        self._settings = settings_of(prepared.experiment, stages.layers)
+        self.num_drawn = self.num_savers = strategy.num_ranks
+        self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
+
+    def arguments(self, gang: Gang) -> Mapping[str, Any]:
+        """As `gang.Course.arguments`."""
+        return {
+            "settings": self._settings._asdict(),
+            "data": gang.share(self._prepared.dataset),
+            "layout": gang.share(self._stages.cut),
+        }
+
+    def inline(self, device: torch.device) -> InlineGraphPipeline:
+        """As `gang.Course.inline`."""
+        from trainers.graph.inline import InlineGraphPipeline
+
+        return InlineGraphPipeline(self._settings, self._prepared.dataset, device, self._stages.cut)
+
+    def summary(self) -> dict[str, Any]:
+        """As `gang.Course.summary`."""
+        from orchestrator.graph_stages import summarise
+
+        return summarise(self._prepared.experiment, self._stages)

@@ -1,0 +1,190 @@
+"""Which layers and vertices each rank of a graph pipeline gets, and what an epoch is then expected to cost.
+
+The layers are measured on one chunk (`trainers.graph.costs`) and cut so that the largest stage is as small as it can be;
+the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper with the
+measured times, all chunks taken for equal, without transfers.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from orchestrator.config import Origins
+from orchestrator.config.graph_pipeline import GraphPipeline
+from orchestrator.config.schema import Experiment
+from orchestrator.errors import ConfigError, Problem
+from orchestrator.preparing import Prepared
+from strategies.graph import Graph, Layout, exchange_bytes, halo_rows, pipeline_bytes, propagation, ring_bytes
+from strategies.pipeline import Costs, Simulation, balance, gpipe, simulate
+from strategies.seeds import integer
+from trainers.data.graphs.base import GraphData
+from trainers.graph.costs import GraphLayerCost, measure
+from trainers.graph.rank import divided
+from trainers.graph.settings import Settings
+from trainers.models import ModelError
+from trainers.pipeline.chunk import LayerFailed
+
+
+class Epoch(NamedTuple):
+    """Bytes of one epoch, over all ranks.
+
+    Args:
+        boundary: between stages. exchange: rows and gradients between ways. weights: summing the weights' gradients over
+            ways, by the formula of a ring.
+        replicas: mean number of other ways that need a vertex.
+    """
+
+    boundary: int
+    exchange: int
+    weights: int
+    replicas: float
+
+
+class GraphStages(NamedTuple):
+    """A model and a graph cut for a gang.
+
+    Args:
+        layers: of each stage. cut: of the vertices. costs: of each layer, for one chunk.
+        epoch: expected bytes. predicted: an epoch on paper.
+    """
+
+    layers: tuple[int, ...]
+    cut: Layout
+    costs: tuple[GraphLayerCost, ...]
+    epoch: Epoch
+    predicted: Simulation
+
+    def of_stage(self, stage: int) -> tuple[GraphLayerCost, ...]:
+        start = sum(self.layers[:stage])
+        return self.costs[start : start + self.layers[stage]]
+
+
+def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
+    """Measure the layers and cut model and graph.
+
+    Raises:
+        ConfigError: when the model is no chain, or has fewer layers or the graph fewer vertices than asked for.
+    """
+    experiment, origins = prepared.experiment, where or Origins()
+    strategy, data = experiment.strategy, prepared.dataset
+    assert isinstance(strategy, GraphPipeline) and isinstance(data, GraphData)
+    settings = settings_of(experiment, (1,))
+    try:
+        cut = divided(settings, data)
+    except ValueError as error:
+        path = "strategy.chunks"
+        raise ConfigError([Problem(origins(path), path, str(error), "fewer chunks, ways or stages")]) from error
+    try:
+        costs = measure(prepared.model, data, settings, threads=experiment.cluster.threads_per_worker)
+    except ModelError as error:
+        raise ConfigError([Problem(origins("model"), "model", error.message, error.hint)]) from error
+    except LayerFailed as error:
+        raise ConfigError([Problem(origins("model"), "model", str(error), "tried on one chunk")]) from error
+    try:
+        layers = _cut(strategy, costs)
+    except ValueError as error:
+        path = "strategy.partition" if not isinstance(strategy.partition, str) else "strategy.stages"
+        hint = f"the model has {len(costs)} layers"
+        raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
+    return GraphStages(
+        layers, cut, tuple(costs), _bytes(experiment, data, layers, cut, costs), _predict(layers, costs, cut)
+    )
+
+
+def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
+    """Return what every rank is told."""
+    strategy = experiment.strategy
+    assert isinstance(strategy, GraphPipeline)
+    return Settings(
+        model=experiment.model.model_dump(),
+        seed=experiment.seed,
+        model_seed=integer(experiment.seed, "model"),
+        stages=strategy.stages,
+        ways=strategy.ways,
+        slots=strategy.slots,
+        chunking=strategy.chunking,
+        layers=layers,
+        shuffle=strategy.shuffle,
+        refresh=strategy.refresh,
+        correction=strategy.correction,
+        recompute=strategy.recompute,
+        kernel=strategy.kernel,
+        optimizer=strategy.optimizer.model_dump(),
+        learning_rate=strategy.learning_rate.model_dump(),
+        clip_norm=strategy.clip_norm,
+        epochs=strategy.epochs,
+        patience=strategy.patience,
+    )
+
+
+def summarise(experiment: Experiment, stages: GraphStages) -> dict[str, Any]:
+    """Return the cuts and what is expected of an epoch, ready for JSON."""
+    strategy = experiment.strategy
+    assert isinstance(strategy, GraphPipeline)
+    sizes = stages.cut.sizes()
+    rows = [
+        {
+            "layers": [cost.name for cost in stages.of_stage(stage)],
+            "forward_s": sum(cost.forward_s for cost in stages.of_stage(stage)),
+            "backward_s": sum(cost.backward_s for cost in stages.of_stage(stage)),
+            "num_parameters": sum(cost.num_parameters for cost in stages.of_stage(stage)),
+        }
+        for stage in range(strategy.stages)
+    ]
+    return {
+        "kind": "graph-stages",
+        "schedule": "gpipe",
+        "ways": strategy.ways,
+        "layers": list(stages.layers),
+        "num_microbatches": strategy.slots,
+        "chunk_vertices": [int(size) for size in sizes],
+        "stages": rows,
+        "bytes": stages.epoch._asdict(),
+        "predicted_s": float(stages.predicted.makespan_s),
+        "predicted_bubble": float(stages.predicted.bubble),
+    }
+
+
+# ---------------------------------------------------------------------------------------------------- the parts
+
+
+def _cut(strategy: GraphPipeline, costs: list[GraphLayerCost]) -> tuple[int, ...]:
+    if isinstance(strategy.partition, str):
+        return tuple(balance([cost.forward_s + cost.backward_s for cost in costs], strategy.stages))
+    if sum(strategy.partition) != len(costs):
+        raise ValueError(f"{strategy.partition} are {sum(strategy.partition)} layers, the model has {len(costs)}")
+    return tuple(strategy.partition)
+
+
+def _bytes(
+    experiment: Experiment, data: GraphData, layers: tuple[int, ...], cut: Layout, costs: list[GraphLayerCost]
+) -> Epoch:
+    itemsize = 8 if experiment.model.dtype == "float64" else 4
+    ends = [sum(layers[: stage + 1]) - 1 for stage in range(len(layers) - 1)]
+    widths = [sum(costs[end].output_widths) for end in ends]
+    sites = [site for cost in costs for site in cost.sites]
+    if cut.ways == 1:
+        return Epoch(pipeline_bytes(widths, widths, data.num_vertices, itemsize), 0, 0, 0.0)
+    matrix = propagation(Graph(data.indptr, data.indices), "sum")
+    ahead, back = (int(halo_rows(each, cut).sum()) for each in (matrix, matrix.T.tocsr()))
+    values = sum(cost.num_parameters for cost in costs)
+    return Epoch(
+        pipeline_bytes(widths, widths, data.num_vertices, itemsize),
+        exchange_bytes(
+            ahead, back, [width for width, _ in sites], [width for width, returns in sites if returns], itemsize
+        ),
+        ring_bytes(values, cut.ways, itemsize),
+        ahead / data.num_vertices,
+    )
+
+
+def _predict(layers: tuple[int, ...], costs: list[GraphLayerCost], cut: Layout) -> Simulation:
+    starts = [sum(layers[:stage]) for stage in range(len(layers) + 1)]
+    own = [costs[starts[stage] : starts[stage + 1]] for stage in range(len(layers))]
+    return simulate(
+        gpipe(len(layers), cut.slots),
+        Costs(
+            forward_s=[sum(cost.forward_s for cost in each) for each in own],
+            backward_s=[sum(cost.backward_s for cost in each) for each in own],
+        ),
+    )

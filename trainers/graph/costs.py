@@ -1,0 +1,98 @@
+"""What each layer of a graph network costs, measured on one chunk, and what it hands on and aggregates.
+
+The layers run one at a time on the first chunk, forward and backward, as a stage would run them; the smallest of some
+repetitions counts, since whatever else runs on the machine only adds.
+"""
+
+from __future__ import annotations
+
+import copy
+import time
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import nn
+
+from strategies.graph.layout import layout
+from strategies.graph.structure import Graph
+from trainers.data.graphs.base import GraphData
+from trainers.graph.chunk import GraphChunk
+from trainers.graph.chunked import ChunkView
+from trainers.graph.exchange import Exchange
+from trainers.graph.reach import Reach
+from trainers.graph.settings import Settings
+from trainers.pipeline.chunk import Carry, Run
+from trainers.pipeline.layers import chain
+from trainers.threads import intra_op_threads
+
+
+class GraphLayerCost(NamedTuple):
+    """One layer, for one chunk.
+
+    Args:
+        name: as the model calls it, with its class.
+        forward_s, backward_s: seconds.
+        output_widths: values a vertex of each tensor that it hands on.
+        sites: width of each aggregation in it that rows travel for, and whether gradients travel back for it.
+        num_parameters, parameter_bytes: of its trained numbers.
+    """
+
+    name: str
+    forward_s: float
+    backward_s: float
+    output_widths: tuple[int, ...]
+    sites: tuple[tuple[int, bool], ...]
+    num_parameters: int
+    parameter_bytes: int
+
+
+def measure(
+    model: nn.Module, data: GraphData, settings: Settings, *, threads: int = 1, repeats: int = 3
+) -> list[GraphLayerCost]:
+    """Measure every layer of a model on the first of as many chunks as there are in all.
+
+    Raises:
+        ModelError: when the model is no chain. LayerFailed: when a layer cannot take what the one before returns.
+    """
+    layers = chain(copy.deepcopy(model)).layers
+    graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
+    num_chunks = settings.ways * settings.slots
+    cut = layout(graph, 1, num_chunks, method=settings.chunking, seed=settings.layout_seed)
+    dtype = getattr(torch, settings.model["dtype"])
+    with intra_op_threads(threads), torch.random.fork_rng(devices=[]):
+        reach = Reach(graph, cut, 0, dtype=dtype, device=torch.device("cpu"), kernel=settings.kernel)
+        features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
+        view = ChunkView(reach, Exchange(None, 0, 1), features, refresh=1, correction=settings.correction, keep=False)
+        chunks = [GraphChunk([layer], layer.index, len(layers), view) for layer in layers]
+        labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
+        best = [[float("inf"), float("inf")] for _ in chunks]
+        widths: list[tuple[int, ...]] = []
+        for _ in range(repeats):
+            view.begin_epoch()
+            carry: Carry = {"0": features[reach.rows(0)]}
+            widths = []
+            for place, chunk in enumerate(chunks):
+                view.forget()  # each layer enters the chunk for itself
+                began = time.perf_counter()
+                carry = chunk.forward(Run(0, 0, True), carry, labels if chunk.is_last else None, 1 / len(labels))
+                best[place][0] = min(best[place][0], time.perf_counter() - began)
+                widths.append(tuple(tensor.numel() // reach.size(0) for tensor in carry.values()))
+            gradients: Carry = {}
+            for place, chunk in reversed(list(enumerate(chunks))):
+                began = time.perf_counter()
+                gradients = chunk.backward(0, gradients)
+                best[place][1] = min(best[place][1], time.perf_counter() - began)
+        sites = view.widths()
+    return [
+        GraphLayerCost(
+            f"{layer.name} ({type(layer.module).__name__})",
+            forward,
+            backward,
+            width,
+            tuple(sites.get(layer.index, ())),
+            sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
+            sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
+        )
+        for layer, (forward, backward), width in zip(layers, best, widths, strict=True)
+    ]

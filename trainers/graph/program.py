@@ -1,0 +1,64 @@
+"""What each rank of a graph pipeline is: some layers on some vertices, with its process groups; `trainers.loop` runs it.
+
+Rank `ways * stage + way`. The last stage of the first way speaks; all ranks are drawn, and all hold a part of the
+state, since each way has its own history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from strategies.graph.layout import Layout
+from trainers import loop, wire
+from trainers.data.graphs.base import GraphData
+from trainers.graph.rank import GraphRank
+from trainers.graph.settings import Settings
+from trainers.loop import Context
+from trainers.pipeline.collective import GroupCollective
+from trainers.pipeline.transport import GroupTransport
+
+
+def run(
+    context: Context,
+    *,
+    settings: Mapping[str, Any],
+    data: GraphData,
+    layout: Layout,
+    start: Mapping[str, Any],
+    begin: int,
+    evaluate_every: int,
+    checkpoint_every: int,
+) -> None:
+    """Train from epoch `begin + 1` to the last, or until the driver says `stop`.
+
+    Args:
+        settings: of `settings.Settings`, as a mapping. layout: who has which vertices.
+        start: the state to begin with, tree -> Arrow bytes.
+        evaluate_every, checkpoint_every: in epochs; both also after the last.
+    """
+    plain = Settings(**settings)
+    rank = build(context, plain, data, layout)
+    rank.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    speaks = context.rank == plain.ways * (plain.stages - 1)
+    number = context.rank
+    loop.train(context, rank, loop.Plan(begin, plain.epochs, evaluate_every, checkpoint_every, speaks, number, number))
+
+
+def build(context: Context, settings: Settings, data: GraphData, cut: Layout) -> GraphRank:
+    """Return this rank, with the process groups it takes part in."""
+    stages, ways = settings.stages, settings.ways
+    stage, way = divmod(context.rank, ways)
+    groups: dict[str, dist.ProcessGroup | None] = {"all": None}
+    for number in range(stages):  # every rank makes every group, in the same order
+        group = dist.new_group([number * ways + w for w in range(ways)]) if ways > 1 else None
+        if number == stage:
+            groups[f"stage {stage}"] = group
+    device = torch.device(context.device)
+    between = GroupTransport([number * ways + way for number in range(stages)], stage, device)
+    among = GroupTransport([stage * ways + w for w in range(ways)], way, device) if ways > 1 else None
+    collective = GroupCollective(groups, device)
+    return GraphRank(settings, data, cut, stage, way, between, among, collective, device)

@@ -1,0 +1,121 @@
+"""What every rank of a gang runs: its work, step by step, with reports to the driver.
+
+    every step         one rank, the speaker, reports what the step came to
+    evaluations        the speaker reports what was measured; ranks that are drawn report their time line
+    checkpoints        ranks that hold a part of the state report it, as Arrow bytes
+    a wish to stop     comes as the answer to a report, and reaches every rank with the next step's sums
+
+The driver is told; it decides nothing between steps.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from torch import Tensor
+
+from trainers import wire
+
+Spans = Sequence[tuple[str, int, int, float, float, float]]
+
+
+class Context(Protocol):
+    """What a gang gives each rank."""
+
+    rank: int
+    world_size: int
+    device: str
+
+    def report(self, payload: Any) -> str:
+        """Send something to the driver; return its latest word."""
+        ...
+
+
+class Outcome(NamedTuple):
+    """What a step came to, the same on every rank: figures by metric name, and whether some rank asked to stop."""
+
+    values: Mapping[str, float]
+    stop: bool
+
+
+class Work(Protocol):
+    """One rank's part of the training, as the loop sees it."""
+
+    def step(self, number: int, stop: bool) -> Outcome:
+        """Train step `number`, from 1; `stop` is this rank's wish to stop."""
+        ...
+
+    def evaluate(self, number: int) -> Mapping[str, float]:
+        """Measure the model after step `number`; figures by metric name."""
+        ...
+
+    @property
+    def ends(self) -> bool:
+        """Whether what was measured ends the training; the same on every rank."""
+        ...
+
+    def export(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """Return this rank's part of the state, tree by tree."""
+        ...
+
+    def spans_since(self, began_s: float) -> Spans:
+        """Return what the rank did in the last step, in seconds since `began_s`."""
+        ...
+
+
+class Plan(NamedTuple):
+    """When a rank does what.
+
+    Args:
+        begin, steps: the first step is `begin + 1`, the last `steps`.
+        evaluate_every, checkpoint_every: in steps; both also after the last.
+        speaks: whether this rank tells what steps and evaluations came to.
+        drawn: its number among those whose time line is drawn; None for none.
+        saves: its number among those that hold a part of the state; None for none.
+    """
+
+    begin: int
+    steps: int
+    evaluate_every: int
+    checkpoint_every: int
+    speaks: bool
+    drawn: int | None
+    saves: int | None
+
+
+def train(context: Context, work: Work, plan: Plan) -> None:
+    """Train from step `plan.begin + 1` to the last, or until the driver says `stop`."""
+    word = ""
+    if plan.begin == 0:
+        _evaluate(context, work, 0, plan.speaks)
+    for step in range(plan.begin + 1, plan.steps + 1):
+        if work.ends:
+            return
+        began = time.perf_counter()
+        values, stop = work.step(step, stop=plan.speaks and word == "stop")
+        seconds = time.perf_counter() - began
+        ends = step == plan.steps or stop
+        if plan.speaks:
+            told = {"kind": "step", "step": step, "values": {**values, "time/step_s": seconds}, "ends": ends}
+            word = context.report(told) or word
+        if ends or step % plan.evaluate_every == 0:
+            _evaluate(context, work, step, plan.speaks)
+            ends = ends or work.ends
+            if plan.drawn is not None:
+                spans = work.spans_since(began)
+                context.report({"kind": "spans", "step": step, "part": plan.drawn, "spans": spans})
+        if (ends or step % plan.checkpoint_every == 0) and plan.saves is not None:
+            trees = {tree: wire.encode(tensors) for tree, tensors in work.export().items() if tensors}
+            context.report({"kind": "state", "step": step, "part": plan.saves, "trees": trees})
+        if ends:
+            return
+
+
+def _evaluate(context: Context, work: Work, step: int, speaks: bool) -> None:
+    began = time.perf_counter()
+    values = work.evaluate(step)
+    if speaks:
+        told = {**values, "time/evaluate_s": time.perf_counter() - began}
+        context.report({"kind": "evaluation", "step": step, "values": told, "ends": step > 0 and work.ends})
