@@ -26,6 +26,8 @@ from orchestrator.config.schema import (
     OwnModel,
     Peers,
     Pipeline,
+    PowerLaw,
+    Sbm,
     Synthetic,
 )
 from orchestrator.errors import ConfigError, Problem
@@ -38,6 +40,7 @@ from trainers import models, optimizers
 from trainers.data.base import DataError, Dataset, partition_labels
 from trainers.data.graphs import registry as graphs
 from trainers.data.graphs.base import GraphData
+from trainers.data.graphs.generated import needed_bytes
 from trainers.models import ModelError
 from trainers.targets import TargetError, resolve
 
@@ -200,17 +203,21 @@ def _device(experiment: Experiment, where: Origins) -> Iterator[Problem]:
 def _oversized(experiment: Experiment, where: Origins) -> Iterator[Problem]:
     """Refuse generated data that this machine cannot hold, before anything tries to make it."""
     for path, section in _sections(experiment).items():
-        if not isinstance(section, Synthetic | Letters):
+        if not isinstance(section, Synthetic | Letters | Sbm | PowerLaw):
             continue
-        if isinstance(section, Letters):
-            numbers, each = section.size**2, 1 if section.size == 28 else 4
+        if isinstance(section, Sbm | PowerLaw):
+            need, field = needed_bytes(section.vertices, section.degree, section.features), "vertices"
         else:
-            numbers, each = (section.features**2 if section.kind == "images" else section.features), 8
-        need, have = (section.examples + section.test_examples) * numbers * each, memory_bytes()
+            if isinstance(section, Letters):
+                numbers, each = section.size**2, 1 if section.size == 28 else 4
+            else:
+                numbers, each = (section.features**2 if section.kind == "images" else section.features), 8
+            need, field = (section.examples + section.test_examples) * numbers * each, "examples"
+        have = memory_bytes()
         if need > have:
             message = f"needs {_gib(need)} of memory, this machine has {_gib(have)}"
-            here = f"{path}.examples"
-            yield Problem(where(here), here, message, "ask for fewer examples or features")
+            here = f"{path}.{field}"
+            yield Problem(where(here), here, message, f"ask for fewer {field} or features")
 
 
 def _gib(num_bytes: float) -> str:

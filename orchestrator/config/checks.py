@@ -17,11 +17,13 @@ from orchestrator.config.schema import (
     Experiment,
     Federated,
     GraphPipeline,
+    GraphParquet,
+    GraphSection,
     Letters,
     Parquet,
     Pipeline,
     Synthetic,
-)
+)  # fmt: skip
 
 
 class Finding(NamedTuple):
@@ -59,7 +61,9 @@ def check(experiment: Experiment, raw: Mapping[str, Any]) -> list[Finding]:
 
 def check_itself(experiment: Experiment) -> list[Finding]:
     """Return what cannot be run about an experiment, whatever is searched or tried of it."""
-    return [finding for one in _CHECKS for finding in one(experiment)]
+    from orchestrator.config.graph_checks import check_graph
+
+    return [finding for one in (*_CHECKS, check_graph) for finding in one(experiment)]
 
 
 # ---------------------------------------------------------------------------------------------- clients and data
@@ -70,7 +74,7 @@ _IMAGES = ("digits", "mnist", "fashion-mnist", "emnist-letters", "letters")
 
 
 def _clients(experiment: Experiment) -> int | None:
-    return getattr(experiment.data.partition, "clients", None)
+    return None if isinstance(experiment.data, GraphSection) else getattr(experiment.data.partition, "clients", None)
 
 
 def _cohort(experiment: Experiment) -> Iterator[Finding]:
@@ -134,7 +138,10 @@ def _best_models(experiment: Experiment) -> Iterator[Finding]:
 
 
 def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
-    data, partition = experiment.data, experiment.data.partition
+    data = experiment.data
+    if isinstance(data, GraphSection):
+        return
+    partition = data.partition
     name = getattr(data, "name", "target")
     here = ("data", "partition", "kind")
     around = (("data", "name"), ("data", "target"))
@@ -152,7 +159,7 @@ def _partition_of_data(experiment: Experiment) -> Iterator[Finding]:
 
 def _enough_examples(experiment: Experiment) -> Iterator[Finding]:
     data, clients = experiment.data, _clients(experiment)
-    if clients is None or not isinstance(experiment.strategy, Federated):
+    if clients is None or isinstance(data, GraphSection) or not isinstance(experiment.strategy, Federated):
         return
     generated = data.examples if isinstance(data, Synthetic | Letters) else None
     if data.limit is not None and generated is not None and data.limit > generated:
@@ -179,7 +186,7 @@ def _enough_examples(experiment: Experiment) -> Iterator[Finding]:
 
 def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
     name, model = getattr(experiment.data, "name", "target"), getattr(experiment.model, "name", "target")
-    if "target" in (name, model):
+    if "target" in (name, model) or isinstance(experiment.data, GraphSection):
         return
     here, reads = ("model", "name"), (("data",),)
     shape = getattr(experiment.data, "shape", None)
@@ -199,7 +206,7 @@ def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
 
 def _pretrain(experiment: Experiment) -> Iterator[Finding]:
     asked, here = experiment.model.pretrain, ("model", "pretrain")
-    if asked is None:
+    if asked is None or isinstance(asked.data, GraphSection):
         return
     for name in ("freeze", "output"):
         pattern = getattr(asked, name)
@@ -350,6 +357,8 @@ def _uris(experiment: Experiment) -> Iterator[Finding]:
     for path, section in ((("data",), experiment.data), (("model", "pretrain", "data"), first and first.data)):
         if isinstance(section, Parquet):
             uris |= {(*path, "path"): section.path, (*path, "test_path"): section.test_path}
+        elif isinstance(section, GraphParquet):
+            uris |= {(*path, "edges"): section.edges, (*path, "vertices"): section.vertices}
     for path, uri in uris.items():
         scheme = re.match(r"^([^/]*?):/", uri or "")
         if scheme and scheme[1] not in _SCHEMES:

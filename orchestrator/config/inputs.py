@@ -19,6 +19,7 @@ from orchestrator.config.fields import (
     Target,
     Text,
 )  # fmt: skip
+from orchestrator.config.graphs import GraphOgb, GraphParquet, Normalize, PowerLaw, Sbm
 from orchestrator.config.optimizer import Optimizer
 
 # ---------------------------------------------------------------------------------------------- partitions
@@ -125,10 +126,11 @@ class Letters(DataSection):
 
 
 class Planetoid(DataSection):
-    """A citation network, read from the data folder."""
+    """A citation network, read from the data folder: a graph to strategies that train on one, rows to others."""
 
     name: Literal["cora", "citeseer", "pubmed"]
     folder: Text | None = Field(None, description="data folder; default ORCHESTRATOR_DATA or the user's cache")
+    normalize: Normalize = Field("rows", description="rows: divide each row of features by its sum; none: as published")
 
 
 class Shakespeare(DataSection):
@@ -193,6 +195,10 @@ Data = Annotated[
     | Annotated[Shakespeare, Tag("tiny-shakespeare")]
     | Annotated[Synthetic, Tag("synthetic")]
     | Annotated[Parquet, Tag("parquet")]
+    | Annotated[GraphParquet, Tag("graph-parquet")]
+    | Annotated[GraphOgb, Tag("graph-ogb")]
+    | Annotated[Sbm, Tag("sbm")]
+    | Annotated[PowerLaw, Tag("power-law")]
     | Annotated[OwnData, Tag("target")],
     Discriminator(by_name),
 ]

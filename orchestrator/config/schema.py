@@ -35,6 +35,7 @@ from orchestrator.config.fields import (
     Text,
 )  # fmt: skip
 from orchestrator.config.graph_pipeline import GraphPipeline
+from orchestrator.config.graphs import GraphOgb, GraphParquet, GraphSection, PowerLaw, Sbm
 from orchestrator.config.grid import RunGrid
 from orchestrator.config.inputs import (
     BristleCnn,
@@ -83,13 +84,13 @@ from orchestrator.config.search import (
 )  # fmt: skip
 
 __all__ = [
-    "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn",
-    "ConstantSpeed", "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters",
-    "Evaluate", "Experiment", "FedAvg", "Federated", "GraphPipeline", "Grid", "Iid", "LearningRate", "Letters", "LogUniform",
-    "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer", "Optuna", "OwnData",
-    "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "Pretrain", "RandInt", "RandomSearch",
-    "ResNet", "RunGrid", "Search", "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking",
-    "TransformerLM", "Uniform",
+    "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
+    "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate", "Experiment",
+    "FedAvg", "Federated", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid", "LearningRate",
+    "Letters", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
+    "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw",
+    "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section", "Shakespeare", "Shards",
+    "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy

@@ -62,8 +62,8 @@ epochs: 3
          "at most 100 of them, the first a letter or digit"),
         ("exp.yaml:2", "seed", "got -1, expected a whole number of at least 0"),
         ("exp.yaml:4", "data.name", "got 'fashion-mnits', expected one of digits, mnist, fashion-mnist, "
-         "emnist-letters, letters, cora, citeseer, pubmed, tiny-shakespeare, synthetic, parquet or target: "
-         "package.module:function"),
+         "emnist-letters, letters, cora, citeseer, pubmed, tiny-shakespeare, synthetic, parquet, graph-parquet, "
+         "graph-ogb, sbm, power-law or target: package.module:function"),
         ("exp.yaml:8", "model.filter", "unknown key 'filter': name 'cnn' has none such"),
         ("exp.yaml:10", "strategy.algorithm.cohort", "got -20, expected a whole number above 0 or 'all'"),
         ("exp.yaml:10", "strategy.algorithm.mu", "got -1, expected a number of at least 0"),

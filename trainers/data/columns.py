@@ -90,9 +90,9 @@ class Features:
 
         Shapes: result `[rows of the batch, num_features]`.
         """
-        columns = [_storage(batch.column(name)) for name in self._names]
+        columns = [storage(batch.column(name)) for name in self._names]
         for name, column in zip(self._names, columns, strict=True):
-            _refuse_nulls(name, column, place)
+            refuse_nulls(name, column, place)
         rows = self._read_lists(columns[0], place) if self._lists else self._read_columns(columns)
         if self.dtype.kind == "f":
             finite = np.isfinite(rows)
@@ -145,8 +145,8 @@ class Codes:
 
     def read(self, batch: pa.RecordBatch, place: Place) -> np.ndarray:
         """Return provisional numbers of the batch's values, in order of appearance."""
-        column = _storage(batch.column(self._name))
-        _refuse_nulls(self._name, column, place)
+        column = storage(batch.column(self._name))
+        refuse_nulls(self._name, column, place)
         encoded = column.dictionary_encode()
         own = [self._known.setdefault(value, len(self._known)) for value in encoded.dictionary.to_pylist()]
         return np.array(own, np.int64)[encoded.indices.to_numpy()]
@@ -161,26 +161,39 @@ class Codes:
 
 
 class Labels:
-    """Reads classes: whole numbers as they are, text as classes in sorted order."""
+    """Reads classes: whole numbers as they are, text as classes in sorted order.
 
-    def __init__(self, path: str, schema: pa.Schema, name: str) -> None:
+    Args:
+        optional: whether a null is no label, -1, rather than an error.
+    """
+
+    def __init__(self, path: str, schema: pa.Schema, name: str, *, optional: bool = False) -> None:
         kind = _plain(schema.field(name).type)
-        text = pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+        text = is_text(kind)
         if not (text or pa.types.is_integer(kind) or pa.types.is_boolean(kind)):
             raise DataError(
                 f"column {name!r} of {path} is {kind}, which cannot be a label",
                 "labels are whole numbers from 0, or text; cast the column when it is written",
             )
-        self._path, self._name = path, name
+        self._path, self._name, self._optional = path, name, optional
         self._codes = Codes(path, schema, name) if text else None
         self._largest = -1
 
     def read(self, batch: pa.RecordBatch, place: Place) -> np.ndarray:
         """Return the batch's labels, provisional numbers where they are text."""
+        missing = batch.column(self._name).null_count if self._optional else 0
+        if missing:
+            present = batch.column(self._name).is_valid()
+            labels = np.full(len(batch), -1, np.int64)
+            labels[present.to_numpy(zero_copy_only=False)] = self._present(batch.filter(present), place)
+            return labels
+        return self._present(batch, place)
+
+    def _present(self, batch: pa.RecordBatch, place: Place) -> np.ndarray:
         if self._codes is not None:
             return self._codes.read(batch, place)
-        column = _storage(batch.column(self._name))
-        _refuse_nulls(self._name, column, place)
+        column = storage(batch.column(self._name))
+        refuse_nulls(self._name, column, place)
         values = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
         if len(values) and values.min() < 0:
             row = int(np.argmax(values < 0))
@@ -219,9 +232,15 @@ def _plain(kind: pa.DataType) -> pa.DataType:
     return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
-def _storage(column: pa.Array) -> pa.Array:
+def is_text(kind: pa.DataType) -> bool:
+    """Return whether a type is one of Arrow's types of text."""
+    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+
+
+def storage(column: pa.Array) -> pa.Array:
+    """Return a column's plain values, behind dictionaries and extension types."""
     if isinstance(column, pa.ExtensionArray):
-        return _storage(column.storage)
+        return storage(column.storage)
     return column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
 
 
@@ -248,7 +267,8 @@ def _numbers(column: pa.Array) -> np.ndarray:
     return column.to_numpy(zero_copy_only=False)
 
 
-def _refuse_nulls(name: str, column: pa.Array, place: Place) -> None:
+def refuse_nulls(name: str, column: pa.Array, place: Place) -> None:
+    """Refuse a column with nulls, naming the first one's row."""
     if column.null_count:
         first = int(np.argmax(pc.is_null(column).to_numpy(zero_copy_only=False)))
         raise DataError(

@@ -20,25 +20,39 @@ def load(target: str, kwargs: Mapping[str, Any]) -> Dataset:
     Raises:
         DataError: when the function cannot be found, raises, or returns something else.
     """
-    try:
-        function = resolve(target)
-    except TargetError as error:
-        raise DataError(error.message, error.hint) from error
-    try:
-        made = function(**kwargs)
-    except (Exception, SystemExit) as error:
-        raise DataError(
-            f"target {target!r} raised {type(error).__name__}: {error}",
-            f"it was called with {dict(kwargs)}; correct the function or data.kwargs",
-        ) from error
+    made = call(target, kwargs)
     if isinstance(made, Dataset):
         return made._replace(**{key: _array(target, key, getattr(made, key)) for key in _ARRAYS})
+    if hasattr(made, "indptr") or (isinstance(made, Mapping) and {"indptr", "edge_index"} & made.keys()):
+        raise DataError(
+            f"target {target!r} returned a graph, and this strategy trains on rows",
+            f"strategy.kind=graph-pipeline, or return a dict with {', '.join(_ARRAYS)}",
+        )
     if isinstance(made, Mapping):
         return from_fields(made, name=target)
     raise DataError(
         f"target {target!r} returned {type(made).__name__}",
         f"return a trainers.data.Dataset, or a dict with {', '.join(_ARRAYS)}",
     )
+
+
+def call(target: str, kwargs: Mapping[str, Any]) -> Any:
+    """Return what a user's function returns.
+
+    Raises:
+        DataError: when it cannot be found, or raises.
+    """
+    try:
+        function = resolve(target)
+    except TargetError as error:
+        raise DataError(error.message, error.hint) from error
+    try:
+        return function(**kwargs)
+    except (Exception, SystemExit) as error:
+        raise DataError(
+            f"target {target!r} raised {type(error).__name__}: {error}",
+            f"it was called with {dict(kwargs)}; correct the function or data.kwargs",
+        ) from error
 
 
 def from_fields(fields: Mapping[str, Any], *, name: str) -> Dataset:

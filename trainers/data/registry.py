@@ -16,6 +16,7 @@ from strategies import seeds
 from trainers.data import digits, emnist, idx, letters, own, planetoid, shakespeare, synthetic
 from trainers.data.base import DataError, Dataset
 from trainers.data.download import data_folder
+from trainers.data.graphs.registry import GRAPH_ONLY
 from trainers.data.validate import validate
 
 Section = Mapping[str, Any]
@@ -34,7 +35,7 @@ def _letters(section: Section, seed: int) -> Dataset:
 
 
 def _planetoid(section: Section, seed: int) -> Dataset:
-    return planetoid.load(section["name"], data_folder(section.get("folder")))
+    return planetoid.load(section["name"], data_folder(section.get("folder")), section.get("normalize", "rows"))
 
 
 def _shakespeare(section: Section, seed: int) -> Dataset:
@@ -86,6 +87,8 @@ def load(section: Section, *, seed: int) -> Dataset:
         dataset = own.load(section["target"], section.get("kwargs") or {})
     else:
         name = str(section.get("name"))
+        if name in GRAPH_ONLY:
+            raise DataError(f"{name} is a graph, and this strategy trains on rows", "strategy.kind=graph-pipeline")
         if name not in _BUILDERS:
             near = difflib.get_close_matches(name, NAMES, n=1)
             hint = (

@@ -29,8 +29,11 @@ class Source(NamedTuple):
     stamps: list[list[Any]]
 
 
-def find(address: str) -> Source:
+def find(address: str, setting: str = "data.path") -> Source:
     """List the Parquet files of an address, in order of name, and read the first one's schema.
+
+    Args:
+        setting: the field that holds the address, for messages.
 
     Raises:
         DataError: when there are none, or they cannot be read.
@@ -44,7 +47,7 @@ def find(address: str) -> Source:
         info = filesystem.get_file_info(root)
         if info.type == fs.FileType.NotFound:
             raise DataError(
-                f"{path} does not exist", "data.path is a file, a folder or an address such as s3://bucket/x"
+                f"{path} does not exist", f"{setting} is a file, a folder or an address such as s3://bucket/x"
             )
         infos = [info]
         if info.type == fs.FileType.Directory:
@@ -105,15 +108,18 @@ def _reading(file: str, read: Callable[[], Any]) -> Any:
         raise DataError(f"{file} is no whole Parquet file: {error}", "write or copy it again") from error
 
 
-def num_rows(source: Source) -> int:
+def num_rows(source: Source, needed: str = "both training and test examples are needed") -> int:
     """Return a table's number of rows, from the files' footers alone.
+
+    Args:
+        needed: said when there are none.
 
     Raises:
         DataError: when there are none, or a file is cut off.
     """
     counts = [_reading(part.path, part.count_rows) for part in source.table.get_fragments()]
     if sum(counts) == 0:
-        raise DataError(f"{source.path} has no rows", "both training and test examples are needed")
+        raise DataError(f"{source.path} has no rows", needed)
     return sum(counts)
 
 

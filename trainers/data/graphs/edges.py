@@ -5,6 +5,7 @@ Every way of loading a graph goes through here, so that dangling ids, repeated e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,6 +29,7 @@ def in_neighbours(
     *,
     undirected: bool,
     duplicates: Literal["refuse", "drop"] = "refuse",
+    called: Callable[[int], object] = int,
 ) -> Rows:
     """Return the in-neighbours of every vertex.
 
@@ -36,6 +38,7 @@ def in_neighbours(
         src, dst: edges from `src` to `dst`, as numbers of vertices.
         undirected: add the opposite of every edge. A list that has both directions already stays as it is.
         duplicates: what becomes of an edge that is listed twice in the same direction.
+        called: what the user calls a vertex, for messages.
 
     Raises:
         DataError: on an edge to a vertex that does not exist, on repeated edges unless they are to be dropped, and
@@ -59,9 +62,9 @@ def in_neighbours(
         if duplicates == "refuse":
             first = int(keys[1:][np.argmax(repeated)])
             raise DataError(
-                f"graph {name} lists {_count(num_repeated, 'edge')} more than once, "
-                f"such as {first % num_vertices} -> {first // num_vertices}",
-                "remove them, or data.duplicates=drop",
+                f"graph {name} repeats {_count(num_repeated, 'edge')}, "
+                f"such as {called(first % num_vertices)} -> {called(first // num_vertices)}",
+                "remove them; from files they are left out by data.duplicates=drop",
             )
         notes.append(f"{_count(num_repeated, 'repeated edge')} left out")
         keys = _unique(keys)

@@ -12,7 +12,7 @@ from typing import Any
 
 from trainers.data.base import DataError
 from trainers.data.download import data_folder
-from trainers.data.graphs import citation, generated
+from trainers.data.graphs import citation, generated, own
 from trainers.data.graphs.base import GraphData
 from trainers.data.graphs.validate import validate
 
@@ -36,6 +36,18 @@ def _power_law(section: Section, seed: int) -> GraphData:
     return generated.power_law(seed=seed, **_settings(section))
 
 
+def _parquet(section: Section, seed: int) -> GraphData:
+    from trainers.data.graphs import parquet  # as `trainers.data.registry` does: its reader is slow to import
+
+    return parquet.load(seed=seed, **_settings(section))
+
+
+def _ogb(section: Section, seed: int) -> GraphData:
+    from trainers.data.graphs import ogb
+
+    return ogb.load(**_settings(section))
+
+
 def _settings(section: Section) -> dict[str, Any]:
     return {key: value for key, value in section.items() if key != "name"}
 
@@ -44,6 +56,8 @@ _BUILDERS: dict[str, Callable[[Section, int], GraphData]] = {
     "cora": _citation,
     "citeseer": _citation,
     "pubmed": _citation,
+    "graph-parquet": _parquet,
+    "graph-ogb": _ogb,
     "sbm": _sbm,
     "power-law": _power_law,
 }
@@ -59,6 +73,8 @@ def load(section: Section, *, seed: int) -> GraphData:
     Raises:
         DataError: when the graph cannot be had or used.
     """
+    if section.get("target"):
+        return validate(own.load(section["target"], section.get("kwargs") or {}))
     name = str(section.get("name"))
     if name not in _BUILDERS:
         near = difflib.get_close_matches(name, GRAPH_NAMES, n=1)
