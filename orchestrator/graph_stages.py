@@ -1,7 +1,7 @@
 """Which layers and vertices each rank of a graph pipeline gets, and what an epoch is then expected to cost.
 
-The layers are measured on one chunk (`trainers.graph.costs`) and cut so that the largest stage is as small as it can be;
-the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper with the
+The layers are measured on one chunk (`trainers.graph.costs`) and cut so that the largest stage is as small as it
+can be; the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper with the
 measured times, all chunks taken for equal, without transfers.
 """
 
@@ -29,8 +29,8 @@ class Epoch(NamedTuple):
     """Bytes of one epoch, over all ranks.
 
     Args:
-        boundary: between stages. exchange: rows and gradients between ways. weights: summing the weights' gradients over
-            ways, by the formula of a ring.
+        boundary: between stages. exchange: rows and gradients between ways.
+        weights: summing the weights' gradients over ways, by the formula of a ring.
         replicas: mean number of other ways that need a vertex.
     """
 

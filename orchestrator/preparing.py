@@ -41,6 +41,7 @@ from trainers.data.base import DataError, Dataset, partition_labels
 from trainers.data.graphs import registry as graphs
 from trainers.data.graphs.base import GraphData
 from trainers.data.graphs.generated import needed_bytes
+from trainers.graph.convolutions import graph_chain
 from trainers.models import ModelError
 from trainers.targets import TargetError, resolve
 
@@ -288,7 +289,7 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
         model = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
         models.check(model, dataset, section)
         if isinstance(experiment.strategy, Pipeline):
-            _chain(model, experiment.strategy.num_positions, where)
+            _chain(model, experiment.strategy, where)
     except ModelError as error:
         raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
     except (RuntimeError, MemoryError, OverflowError) as error:  # torch's way to say that memory is out
@@ -308,18 +309,21 @@ def _graph_model(experiment: Experiment, data: GraphData, where: Origins) -> nn.
             seed=integer(experiment.seed, "model"),
         )
         models.check_on_graph(model, data.num_features, data.num_classes)
-        _chain(model, strategy.stages, where)
+        num_layers = len(graph_chain(model).layers)
+        if num_layers < strategy.stages:
+            path, message = "strategy.stages", f"got {strategy.stages} stages to cut {num_layers} layers into"
+            raise ConfigError([Problem(where(path), path, message, f"at most {num_layers}, or a deeper model")])
     except ModelError as error:
         raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
     return model
 
 
-def _chain(model: nn.Module, num_pieces: int, where: Origins) -> None:
+def _chain(model: nn.Module, strategy: Pipeline, where: Origins) -> None:
     """Refuse a model that cannot be cut into as many pieces as asked for."""
     from trainers.pipeline.layers import chain
 
     num_layers = len(chain(model).layers)
-    if num_layers < num_pieces:
+    if num_layers < strategy.num_positions:
         path = "strategy.stages"
-        message = f"got {num_pieces} pieces to cut {num_layers} layers into"
+        message = f"got {strategy.num_positions} pieces to cut {num_layers} layers into"
         raise ConfigError([Problem(where(path), path, message, f"at most {num_layers}, or a deeper model")])

@@ -177,10 +177,8 @@ class Launcher:
     def __call__(self, tasks: Iterator[Task | None], more: range, watch: Watch) -> None:
         search, section = self._experiment.search, self._experiment.cluster
         assert search is not None
-        gang = (
-            isinstance(self._experiment.strategy, Pipeline | GraphPipeline) and section.workers > 0
-        )  # has places of its own
-        held = ({}, 0) if gang else (section.resources_per_worker, section.workers)
+        gang = isinstance(self._experiment.strategy, Pipeline | GraphPipeline) and section.workers > 0
+        held = ({}, 0) if gang else (section.resources_per_worker, section.workers)  # a gang has places of its own
         group = trials.group(*held, section.placement)
         trainable = ray_tune.with_resources(ray_tune.with_parameters(SweepTrial, setting=self._setting), group)
         ended = [

@@ -16,7 +16,6 @@ from orchestrator.config.schema import (
     Cluster,
     Experiment,
     Federated,
-    GraphPipeline,
     GraphParquet,
     GraphSection,
     Letters,
@@ -61,9 +60,9 @@ def check(experiment: Experiment, raw: Mapping[str, Any]) -> list[Finding]:
 
 def check_itself(experiment: Experiment) -> list[Finding]:
     """Return what cannot be run about an experiment, whatever is searched or tried of it."""
-    from orchestrator.config.graph_checks import check_graph
+    from orchestrator.config.graph_checks import GRAPH_CHECKS
 
-    return [finding for one in (*_CHECKS, check_graph) for finding in one(experiment)]
+    return [finding for one in (*_CHECKS, *GRAPH_CHECKS) for finding in one(experiment)]
 
 
 # ---------------------------------------------------------------------------------------------- clients and data
@@ -193,6 +192,8 @@ def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
     images = (
         name in _IMAGES or getattr(experiment.data, "kind", "") == "images" or (shape is not None and len(shape) == 3)
     )
+    if isinstance(experiment.model, GraphModelSection):
+        return
     if model == "transformer" and name != "tiny-shakespeare":
         hint = f"model.name={'cnn' if images else 'mlp'}, or data.name=tiny-shakespeare"
         yield Finding(here, f"got 'transformer', which predicts text; {name} is none", hint, reads)
@@ -253,10 +254,10 @@ def _pipeline(experiment: Experiment) -> Iterator[Finding]:
     if strategy.recompute == "fit" and strategy.stage_memory is None:
         message = "got 'fit', but strategy.stage_memory says no limit"
         yield Finding(("strategy", "stage_memory"), message, "strategy.stage_memory=2000000000, in bytes")
-    yield from _ranks(experiment, strategy.num_ranks, f"{strategy.replicas} replicas", "replicas")
+    yield from of_ranks(experiment, strategy.num_ranks, f"{strategy.replicas} replicas", "replicas")
 
 
-def _ranks(experiment: Experiment, num_ranks: int, others: str, field: str) -> Iterator[Finding]:
+def of_ranks(experiment: Experiment, num_ranks: int, others: str, field: str) -> Iterator[Finding]:
     """Hold the number of workers, where one is said, against that of ranks."""
     workers = experiment.cluster.workers
     if workers not in (0, Cluster().workers, num_ranks):
@@ -264,23 +265,6 @@ def _ranks(experiment: Experiment, num_ranks: int, others: str, field: str) -> I
         message = f"got {workers}, but {stages} stages x {others} are one process each"
         hint = f"cluster.workers={num_ranks}, or 0 for all of them in this process"
         yield Finding(("cluster", "workers"), message, hint, (("strategy", "stages"), ("strategy", field)))
-
-
-# ----------------------------------------------------------------------------------------------- graph pipeline
-
-
-def _graph_pipeline(experiment: Experiment) -> Iterator[Finding]:
-    strategy = experiment.strategy
-    if not isinstance(strategy, GraphPipeline):
-        return
-    if not isinstance(strategy.partition, str) and len(strategy.partition) != strategy.stages:
-        message = f"got {len(strategy.partition)} numbers of layers for {strategy.stages} stages"
-        hint = f"give {strategy.stages}, or time"
-        yield Finding(("strategy", "partition"), message, hint, (("strategy", "stages"),))
-    if experiment.cluster.device == "cuda" and experiment.cluster.workers:
-        message = "got 'cuda', but ranks of a graph pipeline exchange rows through gloo, which takes tensors of the CPU"
-        yield Finding(("cluster", "device"), message, "cluster.device=cpu, or cluster.workers=0")
-    yield from _ranks(experiment, strategy.num_ranks, f"{strategy.ways} ways", "ways")
 
 
 # ------------------------------------------------------------------------------------------------------ cluster
@@ -383,6 +367,6 @@ def _tracking(experiment: Experiment) -> Iterator[Finding]:
 
 
 _CHECKS = (
-    _cohort, _epochs_or_steps, _steps_of_clients, _best_models, _pipeline, _graph_pipeline, _partition_of_data, _enough_examples,
+    _cohort, _epochs_or_steps, _steps_of_clients, _best_models, _pipeline, _partition_of_data, _enough_examples,
     _model_of_data, _pretrain, _address, _workers, _resources, _uris, _tracking,
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The `strategy:` section of a graph pipeline: stages of layers, ways of vertices, and what chunks know of each other."""
+"""The `strategy:` section of a graph pipeline: stages of layers, ways of vertices, chunks and their history."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class GraphPipeline(Section):
     )
     correction: PositiveFloat = Field(
         2.0,
-        description="what gradients that cross chunks are multiplied by; 1: exactly those of the rows that were used",
+        description="what gradients that cross chunks are multiplied by; 1: those of the rows that were used",
     )
     recompute: bool = Field(False, description="keep only what is aggregated; compute the rest again in backward")
     kernel: Literal["auto", "bag", "csr", "scipy", "scatter"] = Field(

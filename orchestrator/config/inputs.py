@@ -20,6 +20,7 @@ from orchestrator.config.fields import (
     Text,
 )  # fmt: skip
 from orchestrator.config.graphs import GraphOgb, GraphParquet, Normalize, PowerLaw, Sbm
+from orchestrator.config.graph_models import Gat, Gcn, Gcnii, ResGcn, Sage
 from orchestrator.config.optimizer import Optimizer
 
 # ---------------------------------------------------------------------------------------------- partitions
@@ -306,6 +307,11 @@ Model = Annotated[
     | Annotated[BristleCnn, Tag("bristle-cnn")]
     | Annotated[ResNet, Tag("resnet")]
     | Annotated[TransformerLM, Tag("transformer")]
+    | Annotated[Gcn, Tag("gcn")]
+    | Annotated[Sage, Tag("sage")]
+    | Annotated[Gcnii, Tag("gcnii")]
+    | Annotated[ResGcn, Tag("resgcn")]
+    | Annotated[Gat, Tag("gat")]
     | Annotated[OwnModel, Tag("target")],
     Discriminator(by_name),
 ]

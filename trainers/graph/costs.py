@@ -23,7 +23,7 @@ from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
 from trainers.pipeline.chunk import Carry, Run
-from trainers.pipeline.layers import chain
+from trainers.graph.convolutions import graph_chain
 from trainers.threads import intra_op_threads
 
 
@@ -55,7 +55,7 @@ def measure(
     Raises:
         ModelError: when the model is no chain. LayerFailed: when a layer cannot take what the one before returns.
     """
-    layers = chain(copy.deepcopy(model)).layers
+    layers = graph_chain(copy.deepcopy(model)).layers
     graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
     num_chunks = settings.ways * settings.slots
     cut = layout(graph, 1, num_chunks, method=settings.chunking, seed=settings.layout_seed)

@@ -1,4 +1,4 @@
-"""What each rank of a graph pipeline is: some layers on some vertices, with its process groups; `trainers.loop` runs it.
+"""What each rank of a graph pipeline is: some layers on some vertices, and its process groups; for `trainers.loop`.
 
 Rank `ways * stage + way`. The last stage of the first way speaks; all ranks are drawn, and all hold a part of the
 state, since each way has its own history.

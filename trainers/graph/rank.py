@@ -36,7 +36,8 @@ from trainers.loop import Outcome, Spans
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
-from trainers.pipeline.layers import Layer, chain
+from trainers.graph.convolutions import graph_chain
+from trainers.pipeline.layers import Layer
 from trainers.pipeline.members import add_up
 from trainers.pipeline.part import Part
 from trainers.pipeline.state import export, restore
@@ -134,7 +135,7 @@ class GraphRank:
             seed=settings.model_seed,
         )
         self.part: Part[GraphChunk] = Part(
-            chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
+            graph_chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
         )
         self.update = Update(self.part, settings.optimizer, settings.learning_rate, settings.clip_norm, settings.epochs)
         self.selection = Selection(self.part, settings.patience)

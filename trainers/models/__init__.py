@@ -12,10 +12,11 @@ from torch import nn
 from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer
 from trainers.models.base import ModelError
 from trainers.models.freezing import freeze
-from trainers.models.graphs import gcn
+from trainers.models.graphs import gat, gcn, gcnii, resgcn, sage
+from trainers.models.graphs.trial import check_on_graph
 from trainers.models.trial import check
 
-__all__ = ["NAMES", "ModelError", "build", "check"]
+__all__ = ["GRAPH_NAMES", "NAMES", "ModelError", "build", "check", "check_on_graph"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic.build,
@@ -25,8 +26,14 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet.build,
     "transformer": transformer.build,
     "gcn": gcn.build,
+    "sage": sage.build,
+    "gcnii": gcnii.build,
+    "resgcn": resgcn.build,
+    "gat": gat.build,
 }
 NAMES = tuple(_BUILDERS)
+GRAPH_NAMES = ("gcn", "sage", "gcnii", "resgcn", "gat")
+"""Models of the vertices of a graph: they are called with features and a view."""
 _ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain")
 
 

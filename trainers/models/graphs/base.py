@@ -1,4 +1,4 @@
-"""What graph models share: a list of layers, run one after another on a view."""
+"""What graph models share: a list of layers, run one after another on a view, and the affine maps at its ends."""
 
 from __future__ import annotations
 
@@ -45,3 +45,11 @@ def num_features(model: str, input_shape: tuple[int, ...]) -> int:
 def widths(first: int, hidden: int, last: int, layers: int) -> list[tuple[int, int]]:
     """Return the widths before and after each of `layers` layers."""
     return list(pairwise([first, *[hidden] * (layers - 1), last]))
+
+
+def dense(in_width: int, out_width: int) -> nn.Linear:
+    """Return an affine map with Glorot weights and a bias of zero."""
+    linear = nn.Linear(in_width, out_width)
+    nn.init.xavier_uniform_(linear.weight)
+    nn.init.zeros_(linear.bias)
+    return linear
