@@ -1,8 +1,8 @@
 """Which layers and vertices each rank of a graph pipeline gets, and what an epoch is then expected to cost.
 
 The layers are measured on one chunk (`trainers.graph.costs`) and cut so that the largest stage is as small as it
-can be; the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper with the
-measured times, all chunks taken for equal, without transfers.
+can be; the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper
+with the measured times, all chunks taken for equal, without transfers.
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 from orchestrator.config.document import Path
+from orchestrator.config.graph_models import GraphModelSection
 from orchestrator.config.schema import (
     Cluster,
     Experiment,

@@ -19,8 +19,8 @@ from orchestrator.config.fields import (
     Target,
     Text,
 )  # fmt: skip
-from orchestrator.config.graphs import GraphOgb, GraphParquet, Normalize, PowerLaw, Sbm
 from orchestrator.config.graph_models import Gat, Gcn, Gcnii, ResGcn, Sage
+from orchestrator.config.graphs import GraphOgb, GraphParquet, Normalize, PowerLaw, Sbm
 from orchestrator.config.optimizer import Optimizer
 
 # ---------------------------------------------------------------------------------------------- partitions

@@ -19,11 +19,11 @@ from strategies.graph.structure import Graph
 from trainers.data.graphs.base import GraphData
 from trainers.graph.chunk import GraphChunk
 from trainers.graph.chunked import ChunkView
+from trainers.graph.convolutions import graph_chain
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
 from trainers.pipeline.chunk import Carry, Run
-from trainers.graph.convolutions import graph_chain
 from trainers.threads import intra_op_threads
 
 

@@ -27,6 +27,7 @@ from trainers import models
 from trainers.data.graphs.base import GraphData
 from trainers.graph.chunk import UNLABELLED, GraphChunk
 from trainers.graph.chunked import ChunkView
+from trainers.graph.convolutions import graph_chain
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.selection import Selection
@@ -36,7 +37,6 @@ from trainers.loop import Outcome, Spans
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
-from trainers.graph.convolutions import graph_chain
 from trainers.pipeline.layers import Layer
 from trainers.pipeline.members import add_up
 from trainers.pipeline.part import Part

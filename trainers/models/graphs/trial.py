@@ -6,9 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from trainers.graph.chunked import Dry
+from trainers.graph.convolutions import graph_chain
 from trainers.graph.layers import call
 from trainers.models.base import ModelError
-from trainers.graph.convolutions import graph_chain
 
 
 def check_on_graph(model: nn.Module, num_features: int, num_classes: int) -> None:
