@@ -22,7 +22,7 @@ from strategies.graph.structure import Integers
 
 def halo_rows(matrix: sp.csr_matrix, layout: Layout) -> Integers:
     """Return of each way the number of rows that it gets from the others in one aggregation; int64 `[ways]`."""
-    return np.count_nonzero(needs(matrix, layout), axis=1)
+    return np.asarray(needs(matrix, layout).sum(axis=1), np.int64)
 
 
 def replicas(matrix: sp.csr_matrix, layout: Layout) -> float:

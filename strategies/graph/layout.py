@@ -16,6 +16,7 @@ here the ways are cut first, so that few rows are exchanged, and then each way's
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -130,38 +131,53 @@ def _cut(costs: Integers, num_parts: int) -> Integers:
 
 
 def _metis(graph: Graph, costs: Integers, ways: int, slots: int, seed: int) -> Integers:
-    """Return the chunk of every vertex: ways with few edges between them, then slots within each."""
-    matrix = adjacency(graph)
-    both = (matrix + matrix.T).tocsr()
-    both.setdiag(0)
-    both.eliminate_zeros()
-    way_of = _parts(both, costs, ways, slots, seeds.integer(seed, "layout"))
+    """Return the chunk of every vertex.
+
+    Ways are cut by METIS's volume objective, the number of rows that ways send each other, slots by its number of cut
+    edges, which are those that may see historical embeddings. Both count edges without their direction.
+    """
+    from pymetis import ObjType
+
+    pattern = adjacency(graph, np.bool_)
+    neighbours = sp.csr_matrix(pattern + pattern.T)
+    neighbours.setdiag(False)  # METIS takes no self-loops
+    neighbours.eliminate_zeros()
+    volume = {"objtype": int(ObjType.VOL), "ufactor": 3}  # at most 0.3 % dearer than the mean, where vertices allow it
+    way_of = _parts(neighbours, costs, ways, seeds.integer(seed, "layout"), volume)
+    _fill(way_of, costs, ways, slots)
     chunk_of = np.empty(graph.num_vertices, np.int64)
     for way in range(ways):
         own = np.flatnonzero(way_of == way)
-        slot_of = _parts(both[own][:, own], costs[own], slots, 1, seeds.integer(seed, "layout", way))
+        slot_of = _parts(neighbours[own][:, own], costs[own], slots, seeds.integer(seed, "layout", way), {})
+        _fill(slot_of, costs[own], slots, 1)
         chunk_of[own] = way * slots + slot_of
     return chunk_of
 
 
-def _parts(neighbours: sp.csr_matrix, costs: Integers, num_parts: int, at_least: int, seed: int) -> Integers:
-    """Return METIS's part of every vertex, with vertices moved to parts that have fewer than `at_least`."""
+def _parts(
+    neighbours: sp.csr_matrix, costs: Integers, num_parts: int, seed: int, options: Mapping[str, int]
+) -> Integers:
+    """Return METIS's part of every vertex: by recursive bisection, which balances best, where no option says more."""
     if num_parts == 1:
         return np.zeros(len(costs), np.int64)
     from pymetis import CSRAdjacency, Options, part_graph
 
-    weights = np.maximum(costs // (1 + int(costs.sum()) // 2**30), 1)  # their sum must fit 32 bits
-    _, found = part_graph(
+    weights = np.maximum(costs // (1 + int(costs.sum()) // 2**30), 1)  # METIS adds them in 32 bits
+    _, parts = part_graph(
         num_parts,
         CSRAdjacency(neighbours.indptr, neighbours.indices),
         vweights=weights.astype(np.int32),
-        options=Options(seed=seed % 2**31),
+        recursive=not options,
+        options=Options(seed=seed % 2**31, **options),
     )
-    parts = np.asarray(found, np.int64)
+    return np.asarray(parts, np.int64)
+
+
+def _fill(parts: Integers, costs: Integers, num_parts: int, at_least: int) -> None:
+    """Move the cheapest vertices to parts with fewer than `at_least`, as METIS leaves some where parts are small."""
     sizes = np.bincount(parts, minlength=num_parts)
-    while sizes.min() < at_least:  # seen where parts have a handful of vertices
+    while sizes.min() < at_least:
         poor, rich = int(sizes.argmin()), int(sizes.argmax())
-        cheapest = np.flatnonzero(parts == rich)[costs[parts == rich].argmin()]
-        parts[cheapest] = poor
+        members = np.flatnonzero(parts == rich)
+        parts[members[costs[members].argmin()]] = poor
         sizes[[poor, rich]] += (1, -1)
-    return parts

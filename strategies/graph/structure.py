@@ -79,20 +79,20 @@ def dropped(src: Ids, dst: Ids, num_vertices: int) -> Dropped:
     return Dropped(num_self_loops, len(src) - num_self_loops - kept)
 
 
-def adjacency(graph: Graph) -> sp.csr_matrix:
-    """Return A `[num_vertices, num_vertices]`, with `A[v, u] = 1.0` for every edge u -> v (float64)."""
+def adjacency(graph: Graph, dtype: type[np.generic] = np.float64) -> sp.csr_matrix:
+    """Return A `[num_vertices, num_vertices]`, with `A[v, u] = 1` for every edge u -> v; with bool, its pattern."""
     size = graph.num_vertices
-    return sp.csr_matrix((np.ones(graph.num_edges), graph.indices, graph.indptr), shape=(size, size))
+    return sp.csr_matrix((np.ones(graph.num_edges, dtype), graph.indices, graph.indptr), shape=(size, size))
 
 
 def transpose(graph: Graph) -> Graph:
     """Return the graph with every edge turned round: along it gradients travel."""
-    return _graph(adjacency(graph).T)
+    return _graph(adjacency(graph, np.bool_).T)
 
 
 def with_self_loops(graph: Graph) -> Graph:
     """Return the graph in which every vertex aggregates from itself too."""
-    return _graph(adjacency(graph) + sp.identity(graph.num_vertices, format="csr"))
+    return _graph(adjacency(graph, np.bool_) + sp.identity(graph.num_vertices, np.bool_, format="csr"))
 
 
 def is_symmetric(graph: Graph) -> bool:
@@ -109,7 +109,7 @@ def permuted(graph: Graph, order: Ids) -> Graph:
     """
     if not np.array_equal(np.sort(order), np.arange(graph.num_vertices)):
         raise ValueError(f"order must hold each of {graph.num_vertices} vertices once")
-    return _graph(adjacency(graph)[order][:, order])
+    return _graph(adjacency(graph, np.bool_)[order][:, order])
 
 
 def _graph(matrix: sp.spmatrix) -> Graph:
