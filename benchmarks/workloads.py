@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from strategies.pipeline import chunks_of
+from benchmarks.limited_network import enter
 from trainers.data.base import Dataset
 from trainers.pipeline.settings import Settings
 
@@ -124,8 +125,13 @@ class Plain(NamedTuple):
         return ""
 
 
-def in_processes(program: Callable[..., None], num_ranks: int, *arguments: Any) -> Iterator[Any]:
+def in_processes(
+    program: Callable[..., None], num_ranks: int, *arguments: Any, hosts: Sequence[str] = ()
+) -> Iterator[Any]:
     """Run `program(rank, send, *arguments)` in processes of one thread each that form a gloo group.
+
+    Args:
+        hosts: a network namespace for each rank; see `limited_network`.
 
     Yields what ranks send. However that ends, no process is left; one whose parent is gone ends by itself.
     """
@@ -135,7 +141,7 @@ def in_processes(program: Callable[..., None], num_ranks: int, *arguments: Any) 
     ending, lifeline = Pipe(duplex=False)
     os.environ.update(ONE_THREAD, GLOO_SOCKET_IFNAME="lo")
     with closing(ours), closing(lifeline), tempfile.TemporaryDirectory() as folder:
-        given = (num_ranks, folder, theirs, ending, program, arguments)
+        given = (num_ranks, folder, theirs, ending, program, arguments, hosts)
         context = mp.start_processes(_rank, given, num_ranks, join=False, daemon=True, start_method="spawn")
         theirs.close()
         try:
@@ -154,12 +160,21 @@ def in_processes(program: Callable[..., None], num_ranks: int, *arguments: Any) 
 
 
 def _rank(
-    rank: int, size: int, folder: str, out: Connection, lifeline: Connection, program: Any, arguments: Sequence[Any]
+    rank: int,
+    size: int,
+    folder: str,
+    out: Connection,
+    lifeline: Connection,
+    program: Any,
+    arguments: Sequence[Any],
+    hosts: Sequence[str],
 ) -> None:
     import torch
     import torch.distributed as dist
 
     threading.Thread(target=_end_with, args=(lifeline,), daemon=True).start()
+    if hosts:
+        enter(hosts[rank % len(hosts)])
     torch.set_num_threads(1)
     rendezvous, limit = f"file://{folder}/rendezvous", timedelta(seconds=300)
     dist.init_process_group("gloo", init_method=rendezvous, rank=rank, world_size=size, timeout=limit)

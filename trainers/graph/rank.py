@@ -141,6 +141,7 @@ class GraphRank:
         self.selection = Selection(self.part, settings.patience)
         self._chunk = self.part.chunks[0]
         self._boundaries = {training: self._agree(training) for training in (True, False)}
+        self._flush()
         self.spans: list[Span] = []
 
     def _make_chunk(self, layers: list[Layer], position: int) -> GraphChunk:
