@@ -67,7 +67,7 @@ def tables(x: np.ndarray, made: Layout, shares: list[Share]) -> list[np.ndarray]
     return found
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(laid_out())
 def test_every_vertex_has_one_place(case: tuple[Graph, Layout]) -> None:
     graph, made = case
@@ -81,7 +81,7 @@ def test_every_vertex_has_one_place(case: tuple[Graph, Layout]) -> None:
     assert (made.order[made.positions()] == np.arange(graph.num_vertices)).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(laid_out(), kinds, directions, st.integers(0, 2**32 - 1))
 def test_shares_give_the_bits_of_the_whole_matrix(case: tuple[Graph, Layout], kind, direction, seed: int) -> None:
     graph, made = case
@@ -95,7 +95,7 @@ def test_shares_give_the_bits_of_the_whole_matrix(case: tuple[Graph, Layout], ki
     assert sum(part.nnz for one in shares for part in one.matrices) == matrix.nnz
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(laid_out(), kinds, directions)
 def test_what_one_way_sends_is_what_the_other_lacks_in_its_order(case: tuple[Graph, Layout], kind, direction) -> None:
     graph, made = case
@@ -116,7 +116,7 @@ def test_what_one_way_sends_is_what_the_other_lacks_in_its_order(case: tuple[Gra
         assert all(rows.size == 0 for rows in mine.sends[way])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(laid_out(), kinds, st.randoms(use_true_random=False))
 def test_entries_of_a_row_stand_in_the_order_of_vertices(case: tuple[Graph, Layout], kind, random) -> None:
     graph, made = case
@@ -139,7 +139,7 @@ def test_entries_of_a_row_stand_in_the_order_of_vertices(case: tuple[Graph, Layo
             assert part.data.tolist() == wanted.data.tolist()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(laid_out(), kinds, st.lists(st.integers(1, 9), max_size=4), st.lists(st.integers(1, 9), max_size=4))
 def test_formulas_are_what_one_counts(
     case: tuple[Graph, Layout], kind, forward: list[int], backward: list[int]
@@ -173,7 +173,7 @@ def test_a_ring_sends_each_of_its_pieces_on_until_all_have_it(num_values: int, w
     assert ring_bytes(num_values, ways, 4) == 2 * reduce_scatter * 4
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(graphs(), kinds, st.randoms(use_true_random=False))
 def test_numbers_of_vertices_do_not_matter_to_a_propagation(graph: Graph, kind, random) -> None:
     order = list(range(graph.num_vertices))
@@ -182,7 +182,7 @@ def test_numbers_of_vertices_do_not_matter_to_a_propagation(graph: Graph, kind, 
     assert np.array_equal(moved, propagation(graph, kind).toarray()[np.ix_(order, order)])
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(graphs())
 def test_turning_edges_round_twice_changes_nothing(graph: Graph) -> None:
     again = transpose(transpose(graph))
@@ -194,7 +194,7 @@ def test_turning_edges_round_twice_changes_nothing(graph: Graph) -> None:
     )
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(graphs())
 def test_gcn_is_symmetric_to_the_bit_where_the_graph_is(graph: Graph) -> None:
     matrix = propagation(graph, "gcn")

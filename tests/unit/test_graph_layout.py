@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 
-from strategies.graph import METHODS, chunk_order, from_edges, layout, propagation, replicas
+from strategies.graph import METHODS, chunk_order, from_edges, layout, propagation, replicas, with_self_loops
 
 
 def cliques(num_cliques: int, size: int):
@@ -45,12 +45,36 @@ def test_metis_sends_fewer_rows_than_a_random_layout() -> None:
     assert replicas(matrix, layout(graph, 2, 2, method="random")) > 0.9
 
 
+def star(num_leaves: int, hub: int):
+    vertices = np.arange(num_leaves + 1)
+    leaves = vertices[vertices != hub]
+    return from_edges(leaves, np.full(num_leaves, hub), num_leaves + 1, undirected=True)
+
+
 def test_contiguous_chunks_are_cut_where_edges_balance() -> None:
-    src = np.array([1, 2, 3, 4, 5, 6, 7, 8])
-    star = from_edges(src, np.zeros(8, np.int64), 9, undirected=True)  # vertex 0 has 8 edges, the others 1
-    assert layout(star, 1, 2, method="contiguous", vertex_cost=0).sizes().tolist() == [1, 8]
-    assert layout(star, 1, 2, method="contiguous", vertex_cost=1000).sizes().tolist() == [5, 4]
-    assert layout(star, 3, 3, method="contiguous", vertex_cost=0).sizes().tolist() == [1] * 9
+    assert layout(star(8, hub=0), 1, 2, method="contiguous", vertex_cost=0).sizes().tolist() == [1, 8]
+    assert layout(star(8, hub=0), 1, 2, method="contiguous", vertex_cost=1000).sizes().tolist() == [5, 4]
+    assert layout(from_edges([], [], 6), 1, 3, method="contiguous", vertex_cost=0).sizes().tolist() == [2, 2, 2]
+
+
+def test_edges_cost_both_ends_since_gradients_travel_back() -> None:
+    src, dst = np.zeros(8, np.int64), np.arange(1, 9)
+    for out in (from_edges(src, dst, 9), from_edges(dst, src, 9)):
+        assert layout(out, 1, 2, method="contiguous", vertex_cost=0).sizes().tolist() == [1, 8]
+
+
+@pytest.mark.parametrize("hub", [0, 4, 8])
+def test_a_hub_dearer_than_a_chunk_leaves_no_other_chunk_empty(hub: int) -> None:
+    for method in METHODS:
+        for ways, slots in ((1, 4), (2, 2), (1, 8), (3, 3), (9, 1)):
+            made = layout(star(8, hub), ways, slots, method=method, vertex_cost=0)
+            assert made.sizes().min() >= 1
+
+
+def test_self_loops_cost_what_they_do_and_cut_nothing() -> None:
+    graph = skewed(500, 3000)
+    plain, looped = layout(graph, 2, 3, vertex_cost=50), layout(with_self_loops(graph), 2, 3, vertex_cost=49)
+    assert np.array_equal(plain.order, looped.order)
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -78,10 +102,10 @@ def test_the_ways_do_not_depend_on_the_number_of_slots() -> None:
     assert all(np.array_equal(np.sort(few.way(way)), np.sort(many.way(way))) for way in range(3))
 
 
-def test_chunks_that_metis_leaves_empty_are_filled() -> None:
-    path = from_edges(np.arange(12), np.arange(1, 13), 13, undirected=True)
-    assert layout(path, 1, 13).sizes().tolist() == [1] * 13
-    assert layout(path, 3, 4).sizes().min() == 1
+def test_of_the_vertices_of_a_part_the_cheapest_fill_one_that_metis_leaves_empty() -> None:
+    made = layout(star(3, hub=0), 2, 1, vertex_cost=0)  # METIS finds no better cut than none at all
+    assert sorted(made.sizes().tolist()) == [1, 3]
+    assert min((made.way(way) for way in range(2)), key=len) != [0], "a leaf moves, not the hub"
 
 
 def test_impossible_layouts_are_refused() -> None:
@@ -90,6 +114,8 @@ def test_impossible_layouts_are_refused() -> None:
         layout(graph, 2, 3)
     with pytest.raises(ValueError, match="at least 1, got 0 and 2"):
         layout(graph, 0, 2)
+    with pytest.raises(ValueError, match="vertex_cost must be at least 0, got -1"):
+        layout(graph, 1, 2, vertex_cost=-1)
     with pytest.raises(ValueError, match="no layout method 'scotch'; there are metis, contiguous, random"):
         layout(graph, 1, 1, method="scotch")
 
