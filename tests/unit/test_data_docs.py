@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from strategies.partition import partition
-from trainers.data import load
+from trainers.data import graphs, load
 from trainers.data.base import Dataset
+from trainers.data.graphs import GraphData
+from trainers.data.graphs.registry import GRAPH_NAMES
 from trainers.data.registry import NAMES
 
 PAGE = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
@@ -28,7 +30,20 @@ def test_the_example_function_loads_with_its_clients(tmp_path, monkeypatch) -> N
     assert made.num_clients == 3
 
 
-@pytest.mark.parametrize("name", [*NAMES, *Dataset._fields, "iid", "dirichlet", "shards", "column"])
+def test_the_example_graph_loads_undirected(tmp_path, monkeypatch) -> None:
+    (example,) = re.findall(r"```python\n# my_graph.py\n(.*?)```", PAGE, re.S)
+    name = f"graph_{tmp_path.name}"
+    (tmp_path / f"{name}.py").write_text(example)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    graph = graphs.load({"target": f"{name}:grid", "kwargs": {"side": 20}}, seed=0)
+    assert (graph.num_vertices, graph.num_edges, graph.num_classes) == (400, 2 * 2 * 20 * 19, 2)
+
+
+WORDS = [*NAMES, *Dataset._fields, *GRAPH_NAMES, *GraphData._fields, "iid", "dirichlet", "shards", "column"]
+
+
+@pytest.mark.parametrize("name", WORDS)
 def test_the_page_names_every_data_set_field_and_partition(name) -> None:
     assert f"`{name}`" in PAGE
 

@@ -96,7 +96,8 @@ def power_law(
 
 def needed_bytes(vertices: int, degree: float, features: int) -> int:
     """Return about how much memory it takes to make a graph at most; tests hold it against what is measured."""
-    return int(vertices * (4 * features + 100 + 40 * degree) + 4 * _CHUNK_VALUES)
+    chunk = 4 * min(vertices * features, _CHUNK_VALUES)
+    return int(vertices * (4 * features + 100 + 40 * degree) + chunk)
 
 
 def _planted(
