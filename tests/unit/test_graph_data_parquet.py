@@ -101,6 +101,11 @@ def test_a_split_is_drawn_from_the_labelled_vertices_by_the_seed(section) -> Non
     assert masks[0] == masks[1] and any(other != masks[0] for other in masks[2:])
 
 
+def test_lists_of_bytes_are_numbers_and_no_pixels(section) -> None:
+    words = pa.array([[0, 255]] * 6, pa.list_(pa.uint8()))
+    assert load(section(None, vertices(features=words)), seed=0).x.tolist() == [[0.0, 255.0]] * 6
+
+
 def test_rows_of_features_are_divided_by_their_sum_on_request(section) -> None:
     x = load(section(normalize="rows"), seed=0).x
     assert np.allclose(x.sum(axis=1), 1) and np.allclose(x[1], [0.4, 0.6])

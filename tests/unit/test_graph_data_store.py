@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -43,6 +44,13 @@ def test_the_same_graph_is_left_as_it_is_and_another_takes_its_place(tmp_path) -
     assert np.array_equal(open_store(folder).x, GRAPH.x + 1)
     assert np.array_equal(mapped.x, GRAPH.x), "who has mapped the old one keeps it"
     assert [path.name for path in tmp_path.iterdir()] == ["graph"]
+
+
+def test_writers_at_the_same_time_all_succeed_and_leave_one_graph(tmp_path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        digests = list(pool.map(lambda _: write(tmp_path / "graph", GRAPH), range(12)))
+    assert len(set(digests)) == 1 and [path.name for path in tmp_path.iterdir()] == ["graph"]
+    assert np.array_equal(open_store(tmp_path / "graph").x, GRAPH.x)
 
 
 def flip(path) -> None:

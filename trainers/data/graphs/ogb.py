@@ -64,18 +64,20 @@ def load(
     edges = _read(files["edge"], np.int64)
     if edges.shape[1] != 2:
         raise DataError(f"{files['edge']} has {edges.shape[1]} columns", "an edge is two numbers, source and target")
-    masks = [_mask(file, num_vertices) for file in _split_files(folder, split)]
+    train, val, test = (_mask(file, num_vertices) for file in _split_files(folder, split))
     rows = in_neighbours(
         folder.name, edges[:, 0], edges[:, 1], num_vertices, undirected=undirected, duplicates=duplicates
     )
     return GraphData(
-        folder.name,
-        normalize_rows(x) if normalize == "rows" else x,
-        y,
-        rows.indptr,
-        rows.indices,
-        *masks,
-        int(y.max()) + 1,
+        name=folder.name,
+        x=normalize_rows(x) if normalize == "rows" else x,
+        y=y,
+        indptr=rows.indptr,
+        indices=rows.indices,
+        train_mask=train,
+        val_mask=val,
+        test_mask=test,
+        num_classes=int(y.max()) + 1,
         notes=rows.notes,
     )
 
@@ -118,7 +120,7 @@ def _read(file: Path, dtype: type) -> np.ndarray:
         raise DataError(f"{file} is no whole table of numbers: {error}", "download and unzip it again") from error
     if not len(table):
         raise DataError(f"{file} is empty", "download and unzip it again")
-    rows = np.empty((len(table), num_columns), dtype)
+    rows: np.ndarray = np.empty((len(table), num_columns), dtype)
     for index, column in enumerate(table.columns):
         rows[:, index] = column.to_numpy()
     return rows

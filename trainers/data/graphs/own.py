@@ -78,15 +78,15 @@ def from_fields(fields: Mapping[str, Any], *, name: str) -> GraphData:
         indptr, indices = pair
     classes = given.get("num_classes")
     return GraphData(
-        name,
-        _array(name, "x", given["x"], "iufb").astype(np.float32),
-        y,
-        indptr,
-        indices,
-        *(_array(name, key, given[key], "b") for key in _MASKS),
-        int(y.max(initial=-1)) + 1 if classes is None else int(classes),
-        tuple(map(str, given["class_names"])) if "class_names" in given else None,
-        notes,
+        name=name,
+        x=_array(name, "x", given["x"], "iufb").astype(np.float32),
+        y=y,
+        indptr=indptr,
+        indices=indices,
+        **{key: _array(name, key, given[key], "b") for key in _MASKS},
+        num_classes=int(y.max(initial=-1)) + 1 if classes is None else int(classes),
+        class_names=tuple(map(str, given["class_names"])) if "class_names" in given else None,
+        notes=notes,
     )
 
 

@@ -47,7 +47,7 @@ def write(folder: Path, data: GraphData) -> str:
             f"the graph folder {folder} cannot be written: {error.strerror or error}",
             "choose a folder that can be written and has enough space",
         ) from error
-    return facts["digest"]
+    return str(facts["digest"])
 
 
 def open_store(folder: Path, *, verify: bool = True) -> GraphData:
