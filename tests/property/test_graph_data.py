@@ -23,7 +23,7 @@ def expected(pairs: list[tuple[int, int]], undirected: bool) -> list[list[int]]:
     return [sorted(found) for found in neighbours]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(PAIRS, st.booleans())
 def test_rows_are_the_sets_of_in_neighbours_and_notes_count_what_was_left_out(pairs, undirected) -> None:
     src, dst = (np.array([pair[side] for pair in pairs], np.int64) for side in (0, 1))
@@ -40,7 +40,7 @@ def test_rows_are_the_sets_of_in_neighbours_and_notes_count_what_was_left_out(pa
     assert told == [count for count in (loops, repeated) if count]
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PAIRS.filter(lambda pairs: any(src != dst for src, dst in pairs)), st.booleans(), st.randoms())
 def test_rows_do_not_depend_on_the_order_of_the_list(pairs, undirected, random) -> None:
     shuffled = [*pairs]
@@ -52,7 +52,7 @@ def test_rows_do_not_depend_on_the_order_of_the_list(pairs, undirected, random) 
     assert np.array_equal(made[0].indptr, made[1].indptr) and np.array_equal(made[0].indices, made[1].indices)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(PAIRS)
 def test_repeated_edges_are_refused_exactly_when_there_are_some(pairs) -> None:
     proper = [pair for pair in pairs if pair[0] != pair[1]]

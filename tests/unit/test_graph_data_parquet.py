@@ -144,7 +144,7 @@ BAD = {
     "a missing label": (
         None, vertices(label=[None, "a", None, "a", "b", "b"]), {}, "2 vertices of the splits have no label",
     ),
-    "a negative label": (None, vertices(label=[0, 1, -1, 0, 1, 1]), {}, "'label' has -1 in row 2 of"),
+    "a negative label": (None, vertices(label=[0, None, -1, 0, 1, 1]), {}, "'label' has -1 in row 2 of"),
     "one class": (None, vertices(label=[0] * 6), {}, "num_classes is 1"),
     "no split": (None, vertices(split=None), {}, "no column 'split'.*\n.*train_fraction=0.6"),
     "two splits": (None, None, {"train_fraction": 0.5, "val_fraction": 0.2}, "column 'split', and data.train_fraction"),

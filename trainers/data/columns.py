@@ -181,20 +181,15 @@ class Labels:
 
     def read(self, batch: pa.RecordBatch, place: Place) -> np.ndarray:
         """Return the batch's labels, provisional numbers where they are text."""
-        missing = batch.column(self._name).null_count if self._optional else 0
-        if missing:
-            present = batch.column(self._name).is_valid()
-            labels = np.full(len(batch), -1, np.int64)
-            labels[present.to_numpy(zero_copy_only=False)] = self._present(batch.filter(present), place)
-            return labels
-        return self._present(batch, place)
-
-    def _present(self, batch: pa.RecordBatch, place: Place) -> np.ndarray:
-        if self._codes is not None:
-            return self._codes.read(batch, place)
         column = storage(batch.column(self._name))
-        refuse_nulls(self._name, column, place)
-        values = column.cast(pa.int64()).to_numpy(zero_copy_only=False)
+        if not self._optional:
+            refuse_nulls(self._name, column, place)
+        present = column.is_valid()
+        if self._codes is not None:
+            labels = np.full(len(batch), -1, np.int64)
+            labels[present.to_numpy(zero_copy_only=False)] = self._codes.read(batch.filter(present), place)
+            return labels
+        values = column.cast(pa.int64()).fill_null(0).to_numpy(zero_copy_only=False)
         if len(values) and values.min() < 0:
             row = int(np.argmax(values < 0))
             raise DataError(
@@ -202,7 +197,7 @@ class Labels:
                 "classes count from 0; or write them as text, and each becomes a class",
             )
         self._largest = max(self._largest, int(values.max(initial=-1)))
-        return values
+        return np.where(present.to_numpy(zero_copy_only=False), values, -1)
 
     def num_known(self) -> int:
         """Return how many different texts were read so far; 0 for numbers."""
