@@ -1,0 +1,41 @@
+"""Rules of local learning by the names that experiment files use; no gradient crosses from one module to another.
+
+    rule("auglocal", depth=3).modules(units(model), num_classes=10, input_shape=(3, 32, 32), seed=7)
+
+A rule's file has a `build(**its own arguments) -> LocalRule`; a row below makes it known.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from strategies.local.base import Carry, LocalModule, LocalRule
+from strategies.local.serial import predict, train_batch
+
+__all__ = ["RULES", "Carry", "LocalModule", "LocalRule", "predict", "rule", "train_batch"]
+
+RULES: Mapping[str, Callable[..., LocalRule]] = {}
+"""Name -> function that binds a rule's own arguments."""
+
+
+def rule(name: str, **arguments: Any) -> LocalRule:
+    """Return a rule by name, with its own arguments bound.
+
+    Raises:
+        ValueError: for a name, an argument or a value that is none; with what is.
+    """
+    if name not in RULES:
+        near = difflib.get_close_matches(name, RULES, 1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"no rule of local learning is named {name!r}{meant} Known: {', '.join(sorted(RULES))}")
+    taken = inspect.signature(RULES[name]).parameters
+    for argument in arguments:
+        if argument not in taken:
+            raise ValueError(f"{name}: unknown argument {argument!r}; it takes {', '.join(taken) or 'no arguments'}")
+    for argument, parameter in taken.items():
+        if parameter.default is inspect.Parameter.empty and argument not in arguments:
+            raise ValueError(f"{name}: {argument} is missing")
+    return RULES[name](**arguments)
