@@ -12,12 +12,20 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from strategies.local.auglocal import build as auglocal
 from strategies.local.base import Carry, LocalModule, LocalRule
+from strategies.local.dgl import build as dgl
+from strategies.local.predsim import build as predsim
 from strategies.local.serial import predict, train_batch
+from strategies.local.units import units
 
-__all__ = ["RULES", "Carry", "LocalModule", "LocalRule", "predict", "rule", "train_batch"]
+__all__ = ["RULES", "Carry", "LocalModule", "LocalRule", "predict", "rule", "train_batch", "units"]
 
-RULES: Mapping[str, Callable[..., LocalRule]] = {}
+RULES: Mapping[str, Callable[..., LocalRule]] = {
+    "auglocal": auglocal,
+    "dgl": dgl,
+    "predsim": predsim,
+}
 """Name -> function that binds a rule's own arguments."""
 
 
