@@ -12,6 +12,7 @@ from orchestrator.config.fields import (
     Columns,
     Fraction,
     NonNegativeFloat,
+    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Rate,
@@ -267,6 +268,9 @@ class ResNet(ModelSection):
     )
     width: PositiveInt = Field(16, description="filters of the first stage; doubled twice")
     norm: Literal["batch", "group"] = Field("group", description="group suits small local batches")
+    shortcut: Literal["identity", "convolution"] = Field(
+        "identity", description="where a block changes the size: without weights, or a 1x1 convolution with a norm"
+    )
 
     @field_validator("depth")
     @classmethod
@@ -275,6 +279,19 @@ class ResNet(ModelSection):
             below = depth - (depth - 2) % 6
             raise ValueError(f"a whole number 6n + 2, such as {below} or {below + 6}")
         return depth
+
+
+class Vgg(ModelSection):
+    """VGG networks for images of at least 16 x 16."""
+
+    name: Literal["vgg"]
+    depth: Literal[11, 13, 16, 19] = Field(11, description="weighted layers of the published network")
+    width: PositiveInt = Field(64, description="filters of the first stage; doubled three times")
+    norm: Literal["batch", "group"] = Field("group", description="group suits small local batches")
+    dense: NonNegativeInt = Field(
+        0, description="width of two dense layers, published 4096; 0: one of the image's mean"
+    )
+    dropout: Rate = Field(0.5, description="probability of dropping a dense unit in training")
 
 
 class TransformerLM(ModelSection):
@@ -306,6 +323,7 @@ Model = Annotated[
     | Annotated[Cnn, Tag("cnn")]
     | Annotated[BristleCnn, Tag("bristle-cnn")]
     | Annotated[ResNet, Tag("resnet")]
+    | Annotated[Vgg, Tag("vgg")]
     | Annotated[TransformerLM, Tag("transformer")]
     | Annotated[Gcn, Tag("gcn")]
     | Annotated[Sage, Tag("sage")]

@@ -64,6 +64,7 @@ from orchestrator.config.inputs import (
     Shards,
     Synthetic,
     TransformerLM,
+    Vgg,
 )  # fmt: skip
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.peers import Peers
@@ -90,7 +91,7 @@ __all__ = [
     "Letters", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
     "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw",
     "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section", "Shakespeare", "Shards",
-    "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
+    "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform", "Vgg",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy

@@ -54,7 +54,7 @@ def build(
             chosen = selected(len(units) - 1, end, deep[index])
             return network(units, made, end, chosen, num_classes, norm=deep[index] <= 1)
 
-        return make
+        return Auxiliary(make, lambda index: deep[index])
 
     def paper(num_units: int) -> range:
         return range(len(auxiliary_plan(num_units, depth, min_depth, decay)))

@@ -10,8 +10,9 @@ much everywhere, and so change nothing. Left out: what is sent, which is one act
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -19,8 +20,18 @@ from torch import nn
 from strategies.local.base import evaluating
 from strategies.local.units import Shape, example, weight_of
 
-Auxiliary = Callable[[int, int], nn.Module]
-"""`(module's index, index of its last unit) -> its auxiliary network`; it draws from torch's generator."""
+
+class Auxiliary(NamedTuple):
+    """The auxiliary networks of a rule.
+
+    Args:
+        make: `(module's index, index of its last unit) -> its auxiliary network`; draws from torch's generator.
+        kind: `module's index -> what of it the network depends on`: two modules of a kind that end at the same unit
+            would have the same architecture.
+    """
+
+    make: Callable[[int, int], nn.Module]
+    kind: Callable[[int], Hashable]
 
 
 def balanced_ends(
@@ -44,12 +55,13 @@ def balanced_ends(
     costs = unit_multiplications(units, input_shape)
     costs[-2:] = [costs[-2] + costs[-1]]
     weight = weight_of(units)
-    known: dict[tuple[int, int], int] = {}
+    known: dict[Hashable, int] = {}
 
     def added(index: int, end: int) -> int:
-        if (index, end) not in known:
-            known[index, end] = multiplications(auxiliary(index, end), weight.new_zeros(1, *made[end]))
-        return known[index, end]
+        what = auxiliary.kind(index), end
+        if what not in known:
+            known[what] = multiplications(auxiliary.make(index, end), weight.new_zeros(1, *made[end]))
+        return known[what]
 
     return cheapest_ends(costs, added, num_modules)
 

@@ -39,7 +39,7 @@ def build(hidden: int = 2, modules: Modules = "each") -> LocalRule:
         raise ValueError(f"hidden must be at least 0, got {hidden}")
 
     def auxiliaries(units: Sequence[nn.Module], made: Sequence[Shape], num_classes: int, num_modules: int) -> Auxiliary:
-        return lambda index, end: like(units, mlp_sr(made[end], num_classes, hidden))
+        return Auxiliary(lambda index, end: like(units, mlp_sr(made[end], num_classes, hidden)), lambda index: None)
 
     return supervised("dgl", auxiliaries, cross_entropy, grouping(modules))
 

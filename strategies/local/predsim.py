@@ -44,7 +44,7 @@ def build(beta: float = 0.99, features: int = 4096, modules: Modules = "each") -
         raise ValueError(f"features must be at least 1, got {features}")
 
     def auxiliaries(units: Sequence[nn.Module], made: Sequence[Shape], num_classes: int, num_modules: int) -> Auxiliary:
-        return lambda index, end: like(units, PredSim(made[end], num_classes, features))
+        return Auxiliary(lambda index, end: like(units, PredSim(made[end], num_classes, features)), lambda index: None)
 
     def criterion(judged: tuple[Tensor, Tensor], targets: Tensor) -> Tensor:
         scores, seen = judged

@@ -81,18 +81,18 @@ def build(
         made = shapes(units, input_shape)
         check_scores(units, made, num_classes)
         if isinstance(modules, int):
-            make = auxiliaries(units, made, num_classes, modules)
+            auxiliary = auxiliaries(units, made, num_classes, modules)
             with drawing(seed):  # what is drawn to be counted is thrown away
-                last = balanced_ends(units, input_shape, made, make, modules)
+                last = balanced_ends(units, input_shape, made, auxiliary, modules)
         else:
             last = list(modules(len(units) - 1))
-            make = auxiliaries(units, made, num_classes, len(last) + 1)
+            auxiliary = auxiliaries(units, made, num_classes, len(last) + 1)
         found: list[LocalModule] = []
         for index, end in enumerate(last):
             start = last[index - 1] + 1 if index else 0
             with drawing(integer(seed, "auxiliary network", index)):
-                auxiliary = make(index, end)
-            found.append(Supervised(units[start : end + 1], auxiliary, criterion))
+                network = auxiliary.make(index, end)
+            found.append(Supervised(units[start : end + 1], network, criterion))
         rest = units[last[-1] + 1 :] if last else units
         return [*found, Supervised(rest, None, cross_entropy)]
 

@@ -81,7 +81,7 @@ def test_what_is_missing_is_told_where_it_belongs(tmp_path: Path) -> None:
         ("exp.yaml:1", "name", "is missing, expected a name of letters, digits, '.', '_' and '-', at most 100 of them, "
          "the first a letter or digit"),
         ("exp.yaml:1", "model", "is missing, expected a section whose name is one of logistic, mlp, cnn, bristle-cnn, "
-         "resnet, transformer, gcn, sage, gcnii, resgcn, gat, or with target: package.module:function"),
+         "resnet, vgg, transformer, gcn, sage, gcnii, resgcn, gat, or with target: package.module:function"),
         ("exp.yaml:4", "data.partition.alpha", "is missing, expected a number above 0"),
     ]  # fmt: skip
 

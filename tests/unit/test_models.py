@@ -25,6 +25,9 @@ FITTING = [
     ({"name": "bristle-cnn"}, (3, 5, 9)),
     ({"name": "resnet", "depth": 8}, IMAGE),
     ({"name": "resnet", "depth": 14, "width": 6, "norm": "batch"}, (3, 9, 7)),
+    ({"name": "resnet", "depth": 8, "width": 4, "shortcut": "convolution"}, IMAGE),
+    ({"name": "vgg", "width": 4}, IMAGE),
+    ({"name": "vgg", "depth": 16, "width": 2, "norm": "batch", "dense": 6}, (3, 32, 16)),
     ({"name": "transformer", "dropout": 0.1}, TOKENS),
 ]
 
@@ -87,6 +90,9 @@ def test_the_dtype_is_the_sections(case) -> None:
         ({"name": "bristle-cnn"}, IMAGE, 10, 20_810),  # 8,000 of them in its output layer
         ({"name": "resnet", "depth": 20, "norm": "batch"}, (3, 32, 32), 10, 269_722),  # 0.27M, He et al. 2015, table 6
         ({"name": "resnet", "depth": 56, "norm": "batch"}, (3, 32, 32), 10, 853_018),  # 0.85M
+        ({"name": "resnet", "depth": 32, "norm": "batch", "shortcut": "convolution"}, (3, 32, 32), 10, 466_906),
+        ({"name": "resnet", "depth": 110, "norm": "batch", "shortcut": "convolution"}, (3, 32, 32), 10, 1_730_714),
+        ({"name": "vgg", "depth": 13, "norm": "batch"}, (3, 32, 32), 10, 9_413_066),
     ],
 )
 def test_sizes_are_the_published_ones(section, shape, num_classes, num_parameters) -> None:
@@ -128,6 +134,10 @@ def test_channels_last_weights_give_the_numbers_of_the_default_layout() -> None:
         ({"name": "resnet", "depth": 16}, IMAGE, "not 6 n", "nearest depth is 14"),
         ({"name": "resnet", "depth": 3}, IMAGE, "not 6 n", "nearest depth is 8"),
         ({"name": "resnet", "norm": "layer"}, IMAGE, "norm 'layer'", "batch and group"),
+        ({"name": "resnet", "shortcut": "none"}, IMAGE, "shortcut 'none'", "identity and convolution"),
+        ({"name": "vgg", "depth": 14}, IMAGE, "none of 11, 13, 16 and 19", "nearest is 13"),
+        ({"name": "vgg", "norm": "layer"}, IMAGE, "norm 'layer'", "batch and group"),
+        ({"name": "vgg"}, (1, 8, 8), "halves an image five times, but images are 8 x 8", "cnn"),
         ({"name": "transformer"}, IMAGE, "needs sequences of tokens", "cnn or resnet"),
         ({"name": "transformer", "heads": 5}, TOKENS, "width 64, which 5 heads do not divide", "heads: 4"),
         ({"name": "resnot"}, IMAGE, "unknown model", "did you mean resnet"),

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer
+from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer, vgg
 from trainers.models.base import ModelError
 from trainers.models.freezing import freeze
 from trainers.models.graphs import gat, gcn, gcnii, resgcn, sage
@@ -24,6 +24,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "cnn": cnn.build,
     "bristle-cnn": bristle_cnn.build,
     "resnet": resnet.build,
+    "vgg": vgg.build,
     "transformer": transformer.build,
     "gcn": gcn.build,
     "sage": sage.build,
