@@ -14,8 +14,8 @@ from collections.abc import Callable, Hashable, Sequence
 from itertools import accumulate
 from typing import NamedTuple
 
-import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
 
 from strategies.local.base import evaluating
 from strategies.local.units import Shape, example, weight_of
@@ -116,10 +116,35 @@ def unit_multiplications(units: Sequence[nn.Module], input_shape: Sequence[int])
     return counts
 
 
-def multiplications(module: nn.Module, x: torch.Tensor) -> int:
-    """Return how many numbers a forward pass multiplies with weights or with each other (convolutions and products)."""
-    from torch.utils.flop_counter import FlopCounterMode
+def multiplications(module: nn.Module, x: Tensor) -> int:
+    """Return how many numbers a forward pass multiplies with weights.
 
-    with FlopCounterMode(display=False) as counter, evaluating(module):
-        module(x)
-    return int(counter.get_total_flops()) // 2
+    Convolutions and affine maps are counted to the number; another part's matrices count once for each place of what
+    it returns. Left out: norms, and products of activations with each other, as in attention.
+    """
+    total = 0
+
+    def add(part: nn.Module, given: tuple[Tensor, ...], returned: Tensor | tuple[Tensor, ...]) -> None:
+        nonlocal total
+        out = returned if isinstance(returned, Tensor) else returned[0]
+        if isinstance(part, _ConvNd):
+            moved = given[0] if part.transposed else out
+            total += moved.numel() * part.weight[0].numel()
+        else:
+            whole = isinstance(part, nn.MultiheadAttention)  # uses its last map's weights without calling it
+            matrices = [weight for weight in part.parameters(recurse=whole) if weight.dim() > 1]
+            total += sum(weight.numel() for weight in matrices) * out.numel() // out.shape[-1]
+
+    counted = [part for part in module.modules() if not isinstance(part, nn.Embedding | nn.EmbeddingBag)]
+    hooks = [
+        part.register_forward_hook(add)
+        for part in counted
+        if any(weight.dim() > 1 for weight in part.parameters(recurse=False))
+    ]
+    try:
+        with evaluating(module):
+            module(x)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return total
