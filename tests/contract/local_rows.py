@@ -52,12 +52,12 @@ class Row(NamedTuple):
 
 ROWS = [
     Row("auglocal"),
-    Row("auglocal", {"depth": 3, "decay": 0.0, "modules": "each"}, images, (1, 6, 6), 60),
+    Row("auglocal", {"depth": 3, "decay": 0.0, "modules": "each"}, images, (1, 6, 6), 40, 0.1),
     Row("auglocal", {"depth": 1, "modules": 3}),
     Row("dgl"),
     Row("dgl", {"modules": 2}, images, (1, 6, 6)),
     Row("predsim", {"beta": 0.9}),
-    Row("predsim", {"features": 16}, images, (1, 6, 6), 60),
+    Row("predsim", {"features": 16}, images, (1, 6, 6), 40, 0.1),
 ]
 
 
