@@ -69,7 +69,7 @@ def build(
     """Return a rule of this family.
 
     Args:
-        auxiliaries: `(units, their shapes, num_classes, num_modules) -> Auxiliary`. The head is not among the units.
+        auxiliaries: `(units, the head last, their shapes, num_classes, num_modules) -> Auxiliary`.
         modules: how many, cut where counted multiplications balance them; or `number of units without the head -> the
             last unit of each module but the last`.
     """
