@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from strategies.pipeline import chunks_of
 from benchmarks.limited_network import enter
+from strategies.pipeline import chunks_of
 from trainers.data.base import Dataset
 from trainers.pipeline.settings import Settings
 

@@ -27,6 +27,7 @@ from orchestrator.preparing import Prepared, prepare
 from orchestrator.pretraining import begin
 from orchestrator.progress import Progress
 from orchestrator.rundir import RunDirectory
+from orchestrator.storage import storage_root
 from orchestrator.vectorising import settle
 
 __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
@@ -160,18 +161,6 @@ def _create_directory(prepared: Prepared, engine: Engine, trial: Trial | None) -
     if prepared.begun is not None:
         directory.event("pretrained", **prepared.begun.facts)
     return directory
-
-
-def storage_root(experiment: Experiment) -> Path:
-    """Return the folder for run directories.
-
-    Inside a Ray job the working folder is a copy that is deleted after the job, so there a relative root is
-    taken from the home folder.
-    """
-    from cluster.connect import inside_job
-
-    root = Path(experiment.storage.root).expanduser()
-    return root if root.is_absolute() or not inside_job() else Path.home() / root
 
 
 def _deliver_only(directory: RunDirectory, experiment: Experiment, progress: Progress) -> RunResult:

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import Field
 
-from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
@@ -42,6 +42,11 @@ class GraphPipeline(Section):
     recompute: bool = Field(False, description="keep only what is aggregated; compute the rest again in backward")
     kernel: Literal["auto", "bag", "csr", "scipy", "scatter"] = Field(
         "auto", description="of the sparse products; auto: a fixed choice by device and dtype"
+    )
+    graph_folder: Text | None = Field(
+        None,
+        description="folder that every node sees, where the graph is kept as arrays that ranks map into memory; null: "
+        "below storage.root on a local cluster, and else through Ray's object store, one copy a node",
     )
     epochs: PositiveInt = Field(200, description="optimizer steps, each over all training vertices")
     patience: PositiveInt | None = Field(

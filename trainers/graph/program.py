@@ -7,6 +7,7 @@ state, since each way has its own history.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from strategies.graph.layout import Layout
 from trainers import loop, wire
 from trainers.data.graphs.base import GraphData
+from trainers.data.graphs.store import open_store
 from trainers.graph.rank import GraphRank
 from trainers.graph.settings import Settings
 from trainers.loop import Context
@@ -26,7 +28,7 @@ def run(
     context: Context,
     *,
     settings: Mapping[str, Any],
-    data: GraphData,
+    data: GraphData | str,
     layout: Layout,
     start: Mapping[str, Any],
     begin: int,
@@ -36,12 +38,13 @@ def run(
     """Train from epoch `begin + 1` to the last, or until the driver says `stop`.
 
     Args:
-        settings: of `settings.Settings`, as a mapping. layout: who has which vertices.
+        settings: of `settings.Settings`, as a mapping. data: the graph, or the folder that holds it. layout: who has which vertices.
         start: the state to begin with, tree -> Arrow bytes.
         evaluate_every, checkpoint_every: in epochs; both also after the last.
     """
     plain = Settings(**settings)
-    rank = build(context, plain, data, layout)
+    graph = open_store(Path(data), verify=False) if isinstance(data, str) else data
+    rank = build(context, plain, graph, layout)
     rank.restore({tree: wire.decode(payload) for tree, payload in start.items()})
     speaks = context.rank == plain.ways * (plain.stages - 1)
     number = context.rank
