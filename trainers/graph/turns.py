@@ -42,11 +42,15 @@ class Turns:
         self._me = threading.local()
 
     def run(self, works: Sequence[Callable[[], T]]) -> list[T]:
-        """Run all to their ends and return what they returned; the first failure is raised."""
+        """Run all to their ends and return what they returned; the first failure is raised.
+
+        Each begins with torch's random stream as it is now, and so it is left. An interruption of the calling thread
+        ends all at their next wait.
+        """
         results: dict[int, T] = {}
         self._alive, self._holder, self._failure, self._waits = list(range(len(works))), 0, None, {}
         self._fruitless = 0
-        threads, grad = torch.get_num_threads(), torch.is_grad_enabled()
+        threads, grad, random = torch.get_num_threads(), torch.is_grad_enabled(), torch.get_rng_state()
 
         def body(number: int) -> None:
             self._me.number = number
@@ -56,6 +60,8 @@ class Turns:
                 self._condition.wait_for(lambda: self._holder == number or self._failure is not None)
             try:
                 if self._failure is None:
+                    self._fruitless = 0  # what it does until it waits may be what others wait for
+                    torch.set_rng_state(random)
                     results[number] = works[number]()
             except _Abandoned:
                 pass
@@ -65,10 +71,20 @@ class Turns:
                 self._pass_on(gone=True)
 
         running = [threading.Thread(target=body, args=(number,), daemon=True) for number in range(len(works))]
-        for thread in running:
-            thread.start()
-        for thread in running:
-            thread.join()
+        try:
+            for thread in running:
+                thread.start()
+            for thread in running:
+                thread.join()
+        except BaseException as error:
+            self._failure = self._failure or error
+            with self._condition:
+                self._condition.notify_all()
+            for thread in running:
+                if thread.ident is not None:  # it has been started
+                    thread.join()
+        finally:
+            torch.set_rng_state(random)
         if self._failure is not None:
             raise self._failure
         return [results[number] for number in range(len(works))]
@@ -79,6 +95,8 @@ class Turns:
         Raises:
             Stuck: when all that are left wait in vain.
         """
+        if self._failure is not None:
+            raise _Abandoned
         if ready():
             self._fruitless = 0
             return
