@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from trainers.graph.chunked import ChunkView, Dry
 from trainers.graph.layers import GraphLayer
-from trainers.pipeline.chunk import Carry, Chunk, Run
+from trainers.pipeline.chunk import Carry, Chunk, LayerFailed, Run
 from trainers.pipeline.layers import Layer
 
 UNLABELLED = -1
@@ -40,7 +40,10 @@ class GraphChunk(Chunk):
 
     def _through(self, carry: Carry, run: Run | None) -> Carry:
         if isinstance(self._sees, ChunkView):
-            self._sees.enter(None if run is None else run.microbatch)
+            try:
+                self._sees.enter(None if run is None else run.microbatch)
+            except RuntimeError as error:
+                raise LayerFailed(f"the first layer was given the input features: {error}") from error
         return super()._through(carry, run)
 
     def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:

@@ -14,7 +14,7 @@ from torch import Tensor
 from trainers.graph.exchange import Exchange
 from trainers.graph.gathers import Gather
 from trainers.graph.reach import Reach
-from trainers.graph.sites import Constant, Site
+from trainers.graph.sites import Constant, Site, unchanged
 
 
 class ChunkView:
@@ -38,6 +38,7 @@ class ChunkView:
         self._again = False
         self._layer = self._asked = 0
         self._done: set[int] = set()
+        self._version = 0 if features is None else features._version
 
     # ------------------------------------------------------------------------------------- what the stage tells it
 
@@ -53,7 +54,13 @@ class ChunkView:
             site.end(epoch)
 
     def enter(self, slot: int | None) -> None:
-        """Turn to a chunk, for the first or the second time in this epoch; None to all vertices, exactly."""
+        """Turn to a chunk, for the first or the second time in this epoch; None to all vertices, exactly.
+
+        Raises:
+            RuntimeError: when a layer has changed the input features.
+        """
+        if self.features is not None:
+            unchanged(self.features, self._version)
         self._slot, self._again = slot, slot in self._done
         if slot is not None:
             self._done.add(slot)
@@ -86,16 +93,20 @@ class ChunkView:
 
     def propagate(self, x: Tensor, kind: str) -> Tensor:
         """As `view.View.propagate`."""
+        place = self._place()
         if self._is_input(x):
             return self._constant(kind).of(self._slot)
-        site = self._site(Site, kind, x)
+        site = self._site(place, Site, kind, x)
         if self._slot is None:
             return site.infer(x)
         return _Through.apply(x, site, self._slot, self._again)  # type: ignore[no-any-return]
 
     def sources(self, x: Tensor, self_loops: bool = False) -> tuple[Tensor, Tensor]:
         """As `view.View.sources`."""
-        site = self._site(Gather, self_loops, x)
+        place = self._place()
+        if self._is_input(x):
+            return self._input_sources(self_loops)
+        site = self._site(place, Gather, self_loops, x)
         if self._slot is None:
             return site.infer(x)
         return _Through.apply(x, site, self._slot, self._again), site.edges(self._slot)[1]
@@ -118,9 +129,21 @@ class ChunkView:
             self._constants[kind] = Constant(self.reach.sheets(kind, backward=False).products, self.features)
         return self._constants[kind]
 
-    def _site(self, make: Any, what: Any, x: Tensor) -> Any:
+    def _input_sources(self, self_loops: bool) -> tuple[Tensor, Tensor]:
+        """Return the input features themselves, which are known of all chunks and ways."""
+        assert self.features is not None
+        if self._slot is None:
+            return self.features, self.reach.all_edges(self_loops)
+        read, edges = self.reach.edges(self._slot, self_loops)
+        return self.features[read], edges
+
+    def _place(self) -> tuple[int, int]:
+        """Number a question, one about the input too: in evaluation, without dropout, there are more of those."""
         place = (self._layer, self._asked)
         self._asked += 1
+        return place
+
+    def _site(self, place: tuple[int, int], make: Any, what: Any, x: Tensor) -> Any:
         if place not in self._sites:
             name = f"{place[0]}.{place[1]}"
             site = make(name, len(self._sites), what, self.reach, self.exchange, x, **self._options)

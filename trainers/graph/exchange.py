@@ -64,4 +64,4 @@ class Exchange:
             self._transport.flush()
 
     def _key(self, kind: str, site: int, slot: int, sender: int) -> Key:
-        return Key(kind, site * self.ways + sender, slot)
+        return Key(kind, site, slot * self.ways + sender)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach, Sheets
-from trainers.graph.sites import Table
+from trainers.graph.sites import Kept, Table, unchanged
 
 
 class Gather:
@@ -44,17 +44,14 @@ class Gather:
         self.name, self._number, self._reach, self._exchange = name, number, reach, exchange
         self._correction, self._keep, self._loops = correction, keep, self_loops
         self._sheets: Sheets = reach.sheets("sum", backward=False)
-        self._like = like.detach()[:0]
+        self._like = like.new_empty(0, like.shape[1])
         self.table = Table(self._sheets.num_rows, self._like, refresh, reach.slots > 1)
         self._gradients: Tensor | None = None
-        self._results: dict[int, Tensor] = {}
-        self._edges: dict[int, tuple[Tensor, Tensor]] = {}
+        self._results = Kept()
 
     def edges(self, slot: int) -> tuple[Tensor, Tensor]:
         """Return which rows a chunk reads, and its edges."""
-        if slot not in self._edges:
-            self._edges[slot] = self._reach.edges(slot, self._loops)
-        return self._edges[slot]
+        return self._reach.edges(slot, self._loops)
 
     @property
     def width(self) -> int:
@@ -88,7 +85,7 @@ class Gather:
             self._exchange.swap("F", self._number, slot, [x[index] for index in sends], self._room(rows, slot))
         result = rows[self.edges(slot)[0]]
         if self._keep:
-            self._results[slot] = result
+            self._results.put(slot, result)
         return result
 
     def backward(self, slot: int, gradient: Tensor) -> Tensor:
@@ -105,7 +102,8 @@ class Gather:
             sends = [self._sheets.sends[way][slot] for way in ways]
             came = [result.new_empty(len(index) if way != self._reach.way else 0, result.shape[1])
                     for way, index in enumerate(sends)]  # fmt: skip
-            self._exchange.swap("B", self._number, slot, self._room(sums, slot), came)
+            going = [rows.clone() for rows in self._room(sums, slot)]  # to which earlier chunks would add meanwhile
+            self._exchange.swap("B", self._number, slot, going, came)
             for way in ways:
                 if way != self._reach.way:
                     result.index_add_(0, sends[way], came[way])
@@ -122,11 +120,7 @@ class Gather:
             ]
             room = [rows[sheets.coming_all(way, reach.slots)] for way in range(reach.ways)]
             self._exchange.swap("F", self._number, reach.slots, give, room)
-        edges = []
-        for slot in range(reach.slots):
-            read, local = self.edges(slot)
-            edges.append(torch.stack([read[local[0]], local[1] + reach.starts[slot]]))
-        return rows, torch.cat(edges, dim=1)
+        return rows, reach.all_edges(self._loops)
 
     def _room(self, rows: Tensor, slot: int) -> list[Tensor]:
         """Return for each way its rows of a slot, none of this way's own."""

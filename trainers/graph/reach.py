@@ -58,6 +58,7 @@ class Reach:
         self._graph, self._dtype, self._device, self._kernel = graph, dtype, device, kernel
         self._sheets: dict[tuple[str, bool], Sheets] = {}
         self._patterns: dict[bool, Share] = {}
+        self._edges: dict[tuple[int, bool], tuple[Tensor, Tensor]] = {}
         sizes = [len(layout.rows(way, slot)) for slot in range(layout.slots)]
         self.starts = [0, *np.cumsum(sizes).tolist()]
 
@@ -105,6 +106,22 @@ class Reach:
 
         Shapes: `[m]` among this way's rows; `[2, e]`: place among those m, place among the slot's vertices.
         """
+        if (slot, self_loops) not in self._edges:
+            self._edges[slot, self_loops] = self._find_edges(slot, self_loops)
+        return self._edges[slot, self_loops]
+
+    def all_edges(self, self_loops: bool) -> Tensor:
+        """Return the edges of all slots, ordered by target.
+
+        Shapes: `[2, e]`: place among this way's rows, place among its vertices.
+        """
+        edges = []
+        for slot in range(self.slots):
+            read, local = self.edges(slot, self_loops)
+            edges.append(torch.stack([read[local[0]], local[1] + self.starts[slot]]))
+        return torch.cat(edges, dim=1)
+
+    def _find_edges(self, slot: int, self_loops: bool) -> tuple[Tensor, Tensor]:
         matrix = self._pattern(self_loops).matrices[slot]
         targets = np.repeat(np.arange(matrix.shape[0]), np.diff(matrix.indptr))
         rows, places = np.unique(matrix.indices, return_inverse=True)

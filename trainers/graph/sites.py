@@ -60,6 +60,41 @@ class Table:
         return self.rows if self._kept is None else self._kept
 
 
+class Kept:
+    """Results of chunks that are handed out a second time."""
+
+    def __init__(self) -> None:
+        self._found: dict[int, tuple[Tensor, int]] = {}
+
+    def put(self, slot: int, result: Tensor) -> None:
+        self._found[slot] = (result, result._version)
+
+    def pop(self, slot: int) -> Tensor:
+        """Return what was put, once.
+
+        Raises:
+            RuntimeError: as `unchanged`.
+        """
+        return unchanged(*self._found.pop(slot))
+
+    def clear(self) -> None:
+        self._found.clear()
+
+
+def unchanged(rows: Tensor, version: int) -> Tensor:
+    """Return rows that layers have been given before.
+
+    Raises:
+        RuntimeError: when a layer has written to them.
+    """
+    if rows._version != version:
+        raise RuntimeError(
+            "rows that the graph has handed out were changed in place, but are handed out again; "
+            "write relu(x), x * 2 or dropout(x) instead of relu_(x), x *= 2 or dropout(x, inplace=True)"
+        )
+    return rows
+
+
 class Site:
     """One aggregation with a fixed matrix.
 
@@ -85,10 +120,10 @@ class Site:
         self._correction, self._keep = correction, keep
         self._forward = reach.sheets(kind, backward=False)
         self._backward = reach.sheets(kind, backward=True)
-        self._like = like.detach()[:0]
+        self._like = like.new_empty(0, like.shape[1])
         self.table = Table(self._forward.num_rows, self._like, refresh, reach.slots > 1)
         self._gradients: Tensor | None = None  # made by the first backward: the first layer's may have none
-        self._results: dict[int, Tensor] = {}
+        self._results = Kept()
 
     @property
     def width(self) -> int:
@@ -120,7 +155,7 @@ class Site:
         self._swap("F", self._forward, slot, x, rows)
         result = self._forward.products[slot].multiply(rows)
         if self._keep:
-            self._results[slot] = result
+            self._results.put(slot, result)
         return result
 
     def backward(self, slot: int, gradient: Tensor) -> Tensor:
@@ -171,7 +206,13 @@ class Constant:
 
     def __init__(self, products: tuple[Matrix, ...], features: Tensor) -> None:
         self._results = [product.multiply(features) for product in products]
+        self._versions = [result._version for result in self._results]
 
     def of(self, slot: int | None) -> Tensor:
-        """Return a chunk's aggregate, or that of all."""
-        return torch.cat(self._results) if slot is None else self._results[slot]
+        """Return a chunk's aggregate, or that of all.
+
+        Raises:
+            RuntimeError: as `unchanged`.
+        """
+        results = list(map(unchanged, self._results, self._versions))
+        return torch.cat(results) if slot is None else results[slot]
