@@ -25,6 +25,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -154,7 +155,7 @@ class PyG:
 
         hidden, layers = chosen.model["hidden"], chosen.model["layers"]
         sizes = [data.num_features, *[hidden] * (layers - 1), data.num_classes]
-        self.convs = torch.nn.ModuleList(GCNConv(a, b, cached=True) for a, b in zip(sizes, sizes[1:], strict=False))
+        self.convs = torch.nn.ModuleList(GCNConv(a, b, cached=True) for a, b in pairwise(sizes))
         targets = np.repeat(np.arange(data.num_vertices), np.diff(data.indptr))
         self.edges = torch.from_numpy(np.stack([data.indices.astype(np.int64), targets]))
         self.x, self.y = torch.from_numpy(np.array(data.x)), torch.from_numpy(np.array(data.y))

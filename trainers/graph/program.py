@@ -38,7 +38,8 @@ def run(
     """Train from epoch `begin + 1` to the last, or until the driver says `stop`.
 
     Args:
-        settings: of `settings.Settings`, as a mapping. data: the graph, or the folder that holds it. layout: who has which vertices.
+        settings: of `settings.Settings`, as a mapping. data: the graph, or the folder that holds it.
+        layout: who has which vertices.
         start: the state to begin with, tree -> Arrow bytes.
         evaluate_every, checkpoint_every: in epochs; both also after the last.
     """
