@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers.dropout import Dropout
 from trainers.graph.layers import GraphLayer, glorot
 from trainers.graph.view import View
 
@@ -43,7 +44,7 @@ class Gat(GraphLayer):
         self.source = glorot(heads, out_width)
         self.target = glorot(heads, out_width)
         self.bias = nn.Parameter(torch.zeros(heads * out_width if concat else out_width))
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
 
     def forward(self, x: Tensor, graph: View) -> Tensor:
         own = functional.linear(x, self.weight)

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach, Sheets
-from trainers.graph.sites import Kept, Table, unchanged
+from trainers.graph.sites import Kept, Table
 
 
 class Gather:

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers.dropout import Dropout
 from trainers.graph.view import View
 
 Carry = Tensor | tuple[Tensor, ...]
@@ -110,7 +111,7 @@ class Gcnii(GraphLayer):
 
     def __init__(self, width: int, depth: int, *, alpha: float = 0.1, theta: float = 0.5, dropout: float = 0.0) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.weight = glorot(width, width)
         self.alpha = alpha
         self.beta = math.log(theta / depth + 1)
@@ -134,7 +135,7 @@ class ResGcnPlus(GraphLayer):
     def __init__(self, width: int, *, dropout: float = 0.0) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv = Sage(width, width)
 
     def forward(self, x: Tensor, graph: View) -> Tensor:
@@ -150,7 +151,7 @@ class Activated(GraphLayer):
 
     def __init__(self, conv: GraphLayer, *, dropout: float = 0.0, activation: nn.Module | None = None) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.conv = conv
         self.activation = activation
 

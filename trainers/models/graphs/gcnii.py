@@ -5,6 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers.dropout import Dropout
 from trainers.graph.layers import Gcnii
 from trainers.models.graphs.base import GraphModel, dense, num_features
 
@@ -47,7 +48,7 @@ class Start(nn.Module):
 
     def __init__(self, in_width: int, out_width: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = dense(in_width, out_width)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -60,7 +61,7 @@ class End(nn.Module):
 
     def __init__(self, in_width: int, out_width: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.linear = dense(in_width, out_width)
 
     def forward(self, x: Tensor, initial: Tensor) -> Tensor:

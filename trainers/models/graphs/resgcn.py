@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import nn
 
+from trainers.dropout import Dropout
 from trainers.graph.layers import ResGcnPlus
 from trainers.models.graphs.base import GraphModel, dense, num_features
 
@@ -25,6 +26,6 @@ def build(
     Source: GNNPipe's published code (see `ResGcnPlus`), which ends without the last norm, ReLU and dropout that the
     paper of the block, arXiv:2006.07739, has before its output layer.
     """
-    start = nn.Sequential(nn.Dropout(dropout), dense(num_features("resgcn", input_shape), hidden))
+    start = nn.Sequential(Dropout(dropout), dense(num_features("resgcn", input_shape), hidden))
     blocks = (ResGcnPlus(hidden, dropout=dropout) for _ in range(layers))
     return GraphModel([start, *blocks, dense(hidden, num_classes)])
