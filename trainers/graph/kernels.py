@@ -6,8 +6,9 @@
     scatter  one message an edge, then index_add: what graph libraries do with an edge index
 
 `auto` is a fixed rule, `RULE`, by device and dtype: never a measurement at run time, for bits must not depend on how
-busy a machine was. On one thread of a CPU, in float32 `bag` is two to six times as fast as `csr`; in float64, `csr` is
-the fastest on chunks, and on whole graphs about as fast as `scipy` (`benchmarks/graph_kernels.py`).
+busy a machine was. On one thread of a CPU, in float32 `bag` is 1.6 to 4 times as fast as `csr` and 23 to 60 times as
+`scatter`; in float64 `csr` is the fastest on chunks, and on whole graphs now it is, now `scipy`
+(`benchmarks/graph_kernels.py`; the table is in `docs/benchmarks.md`).
 
 On a CPU a row of the product is a sum over that row's entries in the order that the matrix stores them, whatever
 other rows the matrix has, whatever its columns are called and whatever the number of threads: a vertex gets the same
