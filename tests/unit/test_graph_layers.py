@@ -177,7 +177,6 @@ def test_what_cannot_be_multiplied_is_refused(make: Any, said: str) -> None:
 @pytest.mark.parametrize("kind", ["gcn", "mean", "sum"])
 @pytest.mark.parametrize("undirected", [False, True])
 def test_the_whole_graph_propagates_with_the_right_gradient(kind: str, undirected: bool) -> None:
-    graph = made_graph(12, 0)
     graph = from_edges(np.array([0, 1, 1, 4, 9]), np.array([1, 0, 2, 3, 4]), 11, undirected=undirected)
     view, x = FullView(graph, dtype=torch.float64), made_rows(11, 3).requires_grad_()
     assert torch.autograd.gradcheck(lambda x: view.propagate(x, kind), x)
@@ -229,7 +228,7 @@ def test_a_model_may_be_cut_between_any_two_layers(section) -> None:
         assert torch.equal(run(layers[cut:], carry, view), model(x, view))
 
 
-def test_a_part_of_the_vertices_gets_the_bits_that_the_whole_graph_gives_them(section) -> None:
+def test_a_part_of_the_vertices_gets_what_the_whole_graph_gives_them(section) -> None:
     graph, x = made_graph(), made_rows(60, 9)
     own = np.random.default_rng(4).permutation(60)[:23]
     model, whole, part = built(section).eval(), Listening(graph), PartView(graph, own)

@@ -49,7 +49,7 @@ class Gat(GraphLayer):
     def forward(self, x: Tensor, graph: View) -> Tensor:
         own = functional.linear(x, self.weight)
         rows, (source, target) = graph.sources(own, self_loops=True)
-        own, rows = (part.view(len(part), self.heads, -1) for part in (own, rows))
+        own, rows = (part.view(len(part), *self.source.shape) for part in (own, rows))
         scores = (rows * self.source).sum(-1).index_select(0, source)
         scores = scores + (own * self.target).sum(-1).index_select(0, target)
         weights = edge_softmax(functional.leaky_relu(scores, self.negative_slope), target, len(x))
