@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 from orchestrator.config import Origins
 from orchestrator.config.graph_pipeline import GraphPipeline
 from orchestrator.config.schema import Experiment
@@ -40,16 +42,34 @@ class Epoch(NamedTuple):
     replicas: float
 
 
+class Chunks(NamedTuple):
+    """How much of the graph is where.
+
+    Args:
+        edges: those that lead into each chunk, way by way.
+        between_chunks: edges between chunks of different slots, of which one end is not up to date in some orders.
+        between_ways: edges between ways, chunks of one slot included.
+        halo_forward, halo_backward: rows that each way gets from the others in one aggregation, and gradients.
+    """
+
+    edges: tuple[int, ...]
+    between_chunks: int
+    between_ways: int
+    halo_forward: tuple[int, ...]
+    halo_backward: tuple[int, ...]
+
+
 class GraphStages(NamedTuple):
     """A model and a graph cut for a gang.
 
     Args:
-        layers: of each stage. cut: of the vertices. costs: of each layer, for one chunk.
-        epoch: expected bytes. predicted: an epoch on paper.
+        layers: of each stage. cut: of the vertices. chunks: what the cut comes to.
+        costs: of each layer, for one chunk. epoch: expected bytes. predicted: an epoch on paper.
     """
 
     layers: tuple[int, ...]
     cut: Layout
+    chunks: Chunks
     costs: tuple[GraphLayerCost, ...]
     epoch: Epoch
     predicted: Simulation
@@ -86,9 +106,14 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
         path = "strategy.partition" if not isinstance(strategy.partition, str) else "strategy.stages"
         hint = f"the model has {len(costs)} layers"
         raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
-    return GraphStages(
-        layers, cut, tuple(costs), _bytes(experiment, data, layers, cut, costs), _predict(layers, costs, cut)
-    )
+    chunks = _chunks(data, cut)
+    epoch = _bytes(itemsize(experiment), layers, cut, chunks, costs)
+    return GraphStages(layers, cut, chunks, tuple(costs), epoch, _predict(layers, costs, cut))
+
+
+def itemsize(experiment: Experiment) -> int:
+    """Return the bytes of one number of weights and rows."""
+    return 8 if experiment.model.dtype == "float64" else 4
 
 
 def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
@@ -121,7 +146,6 @@ def summarise(experiment: Experiment, stages: GraphStages) -> dict[str, Any]:
     """Return the cuts and what is expected of an epoch, ready for JSON."""
     strategy = experiment.strategy
     assert isinstance(strategy, GraphPipeline)
-    sizes = stages.cut.sizes()
     rows = [
         {
             "layers": [cost.name for cost in stages.of_stage(stage)],
@@ -137,7 +161,10 @@ def summarise(experiment: Experiment, stages: GraphStages) -> dict[str, Any]:
         "ways": strategy.ways,
         "layers": list(stages.layers),
         "num_microbatches": strategy.slots,
-        "chunk_vertices": [int(size) for size in sizes],
+        "chunk_vertices": [int(size) for size in stages.cut.sizes()],
+        "chunk_edges": list(stages.chunks.edges),
+        "edges_between_chunks": stages.chunks.between_chunks,
+        "edges_between_ways": stages.chunks.between_ways,
         "stages": rows,
         "bytes": stages.epoch._asdict(),
         "predicted_s": float(stages.predicted.makespan_s),
@@ -156,25 +183,38 @@ def _cut(strategy: GraphPipeline, costs: list[GraphLayerCost]) -> tuple[int, ...
     return tuple(strategy.partition)
 
 
-def _bytes(
-    experiment: Experiment, data: GraphData, layers: tuple[int, ...], cut: Layout, costs: list[GraphLayerCost]
-) -> Epoch:
-    itemsize = 8 if experiment.model.dtype == "float64" else 4
+def _chunks(data: GraphData, cut: Layout) -> Chunks:
+    graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
+    ways = range(cut.ways)
+    chunk_of = np.empty(cut.num_vertices, np.int64)
+    chunk_of[cut.order] = np.repeat(np.arange(cut.num_chunks), cut.sizes())
+    into = np.repeat(chunk_of, graph.in_degrees())
+    out = chunk_of[graph.indices]
+    if cut.ways > 1:
+        matrix = propagation(graph, "sum")
+        ahead, back = (tuple(map(int, halo_rows(each, cut))) for each in (matrix, matrix.T.tocsr()))
+    else:
+        ahead = back = tuple(0 for _ in ways)
+    return Chunks(
+        edges=tuple(np.bincount(into, minlength=cut.num_chunks).tolist()),
+        between_chunks=int((into % cut.slots != out % cut.slots).sum()),
+        between_ways=int((into // cut.slots != out // cut.slots).sum()),
+        halo_forward=ahead,
+        halo_backward=back,
+    )
+
+
+def _bytes(size: int, layers: tuple[int, ...], cut: Layout, chunks: Chunks, costs: list[GraphLayerCost]) -> Epoch:
     ends = [sum(layers[: stage + 1]) - 1 for stage in range(len(layers) - 1)]
     widths = [sum(costs[end].output_widths) for end in ends]
     sites = [site for cost in costs for site in cost.sites]
-    if cut.ways == 1:
-        return Epoch(pipeline_bytes(widths, widths, data.num_vertices, itemsize), 0, 0, 0.0)
-    matrix = propagation(Graph(data.indptr, data.indices), "sum")
-    ahead, back = (int(halo_rows(each, cut).sum()) for each in (matrix, matrix.T.tocsr()))
-    values = sum(cost.num_parameters for cost in costs)
+    ahead, back = sum(chunks.halo_forward), sum(chunks.halo_backward)
+    to, fro = [width for width, _ in sites], [width for width, returns in sites if returns]
     return Epoch(
-        pipeline_bytes(widths, widths, data.num_vertices, itemsize),
-        exchange_bytes(
-            ahead, back, [width for width, _ in sites], [width for width, returns in sites if returns], itemsize
-        ),
-        ring_bytes(values, cut.ways, itemsize),
-        ahead / data.num_vertices,
+        boundary=pipeline_bytes(widths, widths, cut.num_vertices, size),
+        exchange=exchange_bytes(ahead, back, to, fro, size),
+        weights=ring_bytes(sum(cost.num_parameters for cost in costs), cut.ways, size),
+        replicas=ahead / cut.num_vertices,
     )
 
 

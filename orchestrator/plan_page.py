@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from orchestrator.progress import size
 
 if TYPE_CHECKING:
-    from orchestrator.pipeline_plan import PipelinePlan
+    from orchestrator.gang_plan import GangPlan
     from orchestrator.planning import Plan
 
 
@@ -40,7 +40,7 @@ def section(title: str, lines: list[str]) -> Iterator[str]:
     yield ""
 
 
-def placement_lines(plan: Plan | PipelinePlan) -> list[str]:
+def placement_lines(plan: Plan | GangPlan) -> list[str]:
     from cluster import placement
 
     cluster = plan.experiment.cluster

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import Loaded, load_experiment, to_yaml
-from orchestrator.config.schema import Experiment, Peers, Pipeline
+from orchestrator.config.schema import Experiment, GraphPipeline, Peers, Pipeline
 from orchestrator.errors import PlacementError
 from orchestrator.progress import size
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from cluster.inventory import Node
     from cluster.placement import Placement
-    from orchestrator.pipeline_plan import PipelinePlan
+    from orchestrator.gang_plan import GangPlan
     from orchestrator.preparing import Prepared
     from strategies.partition import Drawn, Partition
     from trainers.data.base import Dataset
@@ -100,7 +100,7 @@ class Plan:
             console.print(line, markup=False)
 
 
-def plan(source: Experiment | Loaded | Any) -> Plan | PipelinePlan:
+def plan(source: Experiment | Loaded | Any) -> Plan | GangPlan:
     """Work out what a run would do.
 
     Raises:
@@ -120,6 +120,10 @@ def plan(source: Experiment | Loaded | Any) -> Plan | PipelinePlan:
         from orchestrator.pipeline_plan import plan_pipeline
 
         return plan_pipeline(loaded, prepared)
+    if isinstance(experiment.strategy, GraphPipeline):
+        from orchestrator.graph_plan import plan_graph
+
+        return plan_graph(loaded, prepared)
     settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
     memory = _memory(prepared, settings)
     if isinstance(experiment.strategy, Peers):

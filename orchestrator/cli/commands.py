@@ -142,12 +142,9 @@ def validate(experiment: str, overrides: tuple[str, ...]) -> None:
         from orchestrator.grid_refusals import refused
 
         left_out = refused(loaded)
-    parameters = sum(parameter.numel() for parameter in prepared.model.parameters())
-    strategy = settings.strategy
-    click.echo(
-        f"ok  {settings.name}: {strategy.kind} {strategy.algorithm.name}, "
-        f"{prepared.dataset.name} for {prepared.partition.num_clients} {_who(strategy.kind)}, {parameters:,} parameters"
-    )
+    from orchestrator.summary import summary
+
+    click.echo(f"ok  {summary(prepared, loaded.where)}")
     if settings.grid is not None:
         click.echo(f"    {_grid_size(settings.grid)}, {len(left_out)} of them refused")
 
@@ -194,10 +191,6 @@ def list_(root: str, as_json: bool) -> None:
     Console(soft_wrap=True, highlight=False).print(table(folder))
 
 
-def _who(kind: str) -> str:
-    return "peers" if kind == "peers" else "clients"
-
-
 def _check(experiment: str, overrides: tuple[str, ...]) -> Experiment:
     """Tell mistakes of the file before anything slow is imported, and return the experiment."""
     from orchestrator.config import load_experiment
@@ -236,8 +229,12 @@ def _with_root(overrides: tuple[str, ...], root: str | None) -> tuple[str, ...]:
 def _told(result: RunResult, quiet: bool) -> int:
     """Say how a run ended; the folder goes to standard output."""
     if not quiet:
-        names = ("test/accuracy", "test/loss", "clients/accuracy")
-        shown = [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]
+        names: tuple[str, ...] = ("test/accuracy", "test/loss", "clients/accuracy")
+        shown = []
+        if "best/epoch" in result.metrics:
+            shown.append(f"best {result.unit} {result.metrics['best/epoch']:.0f}")
+            names = ("best/val_accuracy", "best/test_accuracy")
+        shown += [f"{name} {result.metrics[name]:.4f}" for name in names if name in result.metrics]
         click.echo("  ".join([f"{result.status} after {result.unit} {result.step}", *shown]), err=True)
     click.echo(str(result.run_dir))
     return 0

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import time
+from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
@@ -24,6 +25,7 @@ from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
 from trainers.pipeline.chunk import Carry, Run
+from trainers.pipeline.costs import Kept
 from trainers.threads import intra_op_threads
 
 
@@ -33,6 +35,7 @@ class GraphLayerCost(NamedTuple):
     Args:
         name: as the model calls it, with its class.
         forward_s, backward_s: seconds.
+        activation_bytes: kept by autograd for backward, what layers before keep already left out.
         output_widths: values a vertex of each tensor that it hands on.
         sites: width of each aggregation in it that rows travel for, and whether gradients travel back for it.
         num_parameters, parameter_bytes: of its trained numbers.
@@ -41,6 +44,7 @@ class GraphLayerCost(NamedTuple):
     name: str
     forward_s: float
     backward_s: float
+    activation_bytes: int
     output_widths: tuple[int, ...]
     sites: tuple[tuple[int, bool], ...]
     num_parameters: int
@@ -68,15 +72,23 @@ def measure(
         labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
         best = [[float("inf"), float("inf")] for _ in chunks]
         widths: list[tuple[int, ...]] = []
-        for _ in range(repeats):
+        known = {p.untyped_storage().data_ptr() for layer in layers for p in layer.module.parameters()}
+        known.add(features.untyped_storage().data_ptr())
+        counts: list[Kept] = []
+        alive: list[Carry] = []  # so that no address is used again while bytes are counted
+        for repeat in range(repeats):
             view.begin_epoch()
             carry: Carry = {"0": features[reach.rows(0)]}
             widths = []
             for place, chunk in enumerate(chunks):
                 view.forget()  # each layer enters the chunk for itself
+                kept = Kept(known, carry) if repeat == 0 else None
+                alive += [carry] if kept else []
                 began = time.perf_counter()
-                carry = chunk.forward(Run(0, 0, True), carry, labels if chunk.is_last else None, 1 / len(labels))
+                with kept.counting() if kept else nullcontext():
+                    carry = chunk.forward(Run(0, 0, True), carry, labels if chunk.is_last else None, 1 / len(labels))
                 best[place][0] = min(best[place][0], time.perf_counter() - began)
+                counts += [kept] if kept else []
                 widths.append(tuple(tensor.numel() // reach.size(0) for tensor in carry.values()))
             gradients: Carry = {}
             for place, chunk in reversed(list(enumerate(chunks))):
@@ -89,10 +101,11 @@ def measure(
             f"{layer.name} ({type(layer.module).__name__})",
             forward,
             backward,
+            kept.num_bytes,
             width,
             tuple(sites.get(layer.index, ())),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward), width in zip(layers, best, widths, strict=True)
+        for layer, (forward, backward), kept, width in zip(layers, best, counts, widths, strict=True)
     ]

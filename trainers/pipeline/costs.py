@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
@@ -93,7 +93,7 @@ def measure(
             carry: Carry = {"0": x}
             outputs: list[Carry] = []
             for index, chunk in enumerate(chunks):
-                kept = _Kept(known, carry) if repeat == 0 else None
+                kept = Kept(known, carry) if repeat == 0 else None
                 given = sum(_bytes(tensor) for tensor in carry.values())
                 alive.append(carry)
                 targets = y if chunk.is_last else None
@@ -130,7 +130,7 @@ def _forward(chunk: Chunk, carry: Carry, targets: Tensor | None) -> Carry:
     return chunk.forward(Run(0, 0, True), carry, targets)
 
 
-class _Kept:
+class Kept:
     """Counts the storages that autograd keeps, each once over the whole chain.
 
     Args:
@@ -153,6 +153,10 @@ class _Kept:
             self.num_input_bytes += storage.nbytes() if storage.data_ptr() in self._inputs else 0
         return tensor
 
+    def counting(self) -> AbstractContextManager[Any]:
+        """Count what is kept within."""
+        return torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+
 
 @contextmanager
 def _outputs_of_weights(module: nn.Module) -> Iterator[list[int]]:
@@ -170,11 +174,11 @@ def _outputs_of_weights(module: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _timed(work: Callable[[], Carry], kept: _Kept | None = None) -> tuple[Carry, float]:
+def _timed(work: Callable[[], Carry], kept: Kept | None = None) -> tuple[Carry, float]:
     began = time.perf_counter()
     if kept is None:
         return work(), time.perf_counter() - began
-    with torch.autograd.graph.saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+    with kept.counting():
         result = work()
     return result, time.perf_counter() - began
 
