@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from orchestrator import files
 from orchestrator.errors import ResumeError
-from orchestrator.report.reading import busy_s, status
+from orchestrator.report.reading import UNITS, busy_s, status
 from orchestrator.report.scales import duration, percent, plain
 from orchestrator.rundir import RunDirectory, find_runs
 
 if TYPE_CHECKING:
     from rich.text import Text
 
-_PREFERRED = ("test/accuracy", "test/loss", "clients/accuracy", "train/loss")
+_PREFERRED = ("best/test_accuracy", "test/accuracy", "test/loss", "clients/accuracy", "train/loss")
 _MANY = ("sweep", "grid")
 _STYLES = {"FINISHED": "green", "FAILED": "red", "DAMAGED": "red", "RUNNING": "cyan"}
 
@@ -30,7 +30,7 @@ class Row(NamedTuple):
 
     Args:
         status: as in the manifest, or `INTERRUPTED?` when it says RUNNING and no process holds it, or `DAMAGED`.
-        progress: rounds, such as `12/50`, or others by name: `12/50 iterations`, `2/3 trials`, `7/36 points`.
+        progress: rounds, such as `12/50`, or others by name: `12/50 epochs`, `2/3 trials`, `7/36 points`.
         metric: the last value of the metric that matters most, such as `test/accuracy 87.1 %`.
         age_s: since it was created; NaN when unknown. duration_s: what it has taken so far, pauses left out.
     """
@@ -125,7 +125,7 @@ def _steps(manifest: Mapping[str, Any]) -> str:
     step, of = manifest.get("step"), manifest.get("num_steps")
     unit = manifest.get("unit")
     done = f"{step or 0}/{of}" if of else str(step or 0)
-    return f"{done} {unit}s" if unit in ("step", "iteration") else done
+    return f"{done} {unit}s" if unit in UNITS else done
 
 
 def _trials(run: RunDirectory, manifest: Mapping[str, Any], kind: str) -> str:

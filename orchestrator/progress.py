@@ -150,6 +150,15 @@ class Progress:
         def figure(name: str, style: str) -> str:
             return format(values[name], style) if name in values else ""
 
+        if self._unit == "epoch":
+            return [
+                ("val", figure("val/accuracy", ".4f")),
+                ("test", figure("test/accuracy", ".4f")),
+                ("best val", figure("best/val_accuracy", ".4f")),
+                ("val loss", figure("val/loss", ".4f")),
+                ("train loss", figure("train/loss", ".4f")),
+                ("s", figure("time/step_s", ".2f")),
+            ]
         serverless = self._unit == "iteration"
         own = "clients/accuracy" in values and "test/accuracy" not in values
         measured = "clients" if own else "test"

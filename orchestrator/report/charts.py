@@ -39,6 +39,13 @@ class Band(NamedTuple):
     high: Sequence[float]
 
 
+class Mark(NamedTuple):
+    """A place on the horizontal axis that a line and a word point out."""
+
+    x: float
+    label: str
+
+
 class Axis(NamedTuple):
     """How one axis is labelled and marked."""
 
@@ -68,12 +75,14 @@ def lines(
     *,
     keyed: bool = True,
     band: Band | None = None,
+    mark: Mark | None = None,
 ) -> Markup:
     """Draw curves over a common x; a positive y over three decades and more gets a logarithmic axis, if not zero.
 
     Args:
         colours: the number of each curve's colour; default its position.
         keyed: add a legend when there are several curves. band: drawn under them.
+        mark: drawn over them, where it is within their reach.
     """
     shown = [(curve, _finite(curve)) for curve in curves]
     points = [point for _, segment in shown for point in segment]
@@ -103,6 +112,8 @@ def lines(
             at = f'cx="{_n(x_scale.place(px))}" cy="{_n(y_scale.place(py))}"'
             kind = f"dot {series}" if lone else "hit"
             body.append(f'<circle class="{kind}" {at} r="{3 if lone else 6}"><title>{escape(hint)}</title></circle>')
+    if mark and min(p[0] for p in points) <= mark.x <= max(p[0] for p in points):
+        body.append(_marked(mark, x_scale.place(mark.x)))
     described = ", ".join(curve.label for curve in curves)
     picture = _svg(body, f"{described} over {x.label}")
     if not keyed or len(curves) + bool(edges) < 2:
@@ -220,6 +231,14 @@ def _axes(x: Axis, y: Axis, x_scale: _Scale, y_scale: _Scale) -> str:
     middle = (_LEFT + WIDTH - _RIGHT) / 2
     parts.append(f'<text class="label" text-anchor="middle" x="{_n(middle)}" y="{HEIGHT - 5}">{escape(x.label)}</text>')
     return "".join(parts)
+
+
+def _marked(mark: Mark, at: float) -> str:
+    anchor, beside = ("end", -4) if at > (_LEFT + WIDTH - _RIGHT) / 2 else ("start", 4)
+    return (
+        f'<path class="at" d="M{_n(at)} {_TOP - 10}V{HEIGHT - _BOTTOM}"/>'
+        f'<text class="tick" text-anchor="{anchor}" x="{_n(at + beside)}" y="{_TOP - 2}">{escape(mark.label)}</text>'
+    )
 
 
 def _scale(values: Sequence[float], axis: Axis, start: float, end: float, *, log: bool) -> _Scale:

@@ -44,7 +44,7 @@ def draw(timelines: Sequence[tuple[str, Timeline]]) -> Markup:
         body.append(f'<text class="head" x="0" y="{y + _HEAD - 7}">{escape(title)}</text>')
         y += _HEAD
         for stage, spans in enumerate(timeline.stages):
-            lanes.append(f"<span>stage {stage}</span>")
+            lanes.append(f"<span>{escape(timeline.lane(stage))}</span>")
             body.append(f'<rect class="lane" y="{y + 2}" width="100%" height="{tall - 4}"/>')
             body += _lane(spans, stage, timeline, length_s, y + 2, tall - 4, least)
             y += tall
@@ -75,7 +75,7 @@ def _lane(
         yield "</svg>"
         return
     detailed = timeline.num_spans <= _MOST_HINTED
-    chunked, split = timeline.num_chunks > 1, "W" in timeline.kinds
+    chunked = timeline.num_chunks > 1
     middle = top + tall / 2
     for span in spans:
         waited_s = span.ready_s - span.begin_s
@@ -88,7 +88,7 @@ def _lane(
         if not detailed:
             yield f'<rect class="{kind}" {box}/>'
             continue
-        yield f'<rect class="{kind}" {box}><title>{escape(_hint(span, stage, chunked, split))}</title></rect>'
+        yield f'<rect class="{kind}" {box}><title>{escape(_hint(span, stage, timeline))}</title></rect>'
         label = place(span, chunked)
         needed = _DIGIT * len(label) + _AROUND
         if tall >= 15 and width * max(_WIDE, least) >= needed:
@@ -97,10 +97,11 @@ def _lane(
             yield f'<text class="number{fits}" {at}>{label}</text>'
 
 
-def _hint(span: Span, stage: int, chunked: bool, split: bool) -> str:
+def _hint(span: Span, stage: int, timeline: Timeline) -> str:
+    chunked, split = timeline.num_chunks > 1, "W" in timeline.kinds
     what = "input gradients" if split and span.kind == "B" else KINDS[span.kind]
     lines = [
-        f"stage {stage}: {name(span, chunked)}, {what} of micro-batch {span.microbatch}"
+        f"{timeline.lane(stage)}: {name(span, chunked)}, {what} of {timeline.item} {span.microbatch}"
         + (f", chunk {span.chunk}" if chunked else ""),
         f"from {scales.duration(span.ready_s)} to {scales.duration(span.end_s)}: "
         f"{scales.duration(span.end_s - span.ready_s)}",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from orchestrator.report import charts, scales
-from orchestrator.report.charts import Axis, Line
+from orchestrator.report.charts import Axis, Line, Mark
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.reading import Facts, Series
 
@@ -38,6 +38,8 @@ class _Measure(NamedTuple):
 def section(facts: Facts) -> Section:
     """Return the section of learning curves; it says so when there is none."""
     found = [measure for measure in _measures(facts) if measure.curves]
+    best = facts.series.get("best/epoch")
+    mark = Mark(best.value[-1], "best on validation") if best else None
     overs = _overs(facts)
     figures = []
     for measure in found:
@@ -46,7 +48,7 @@ def section(facts: Facts) -> Section:
                 Line(label, over.place(facts.series[name]), facts.series[name].value) for label, name in measure.curves
             ]
             title = measure.short + over.suffix if over.suffix else measure.title
-            figures.append(Figure(title, charts.lines(curves, over.axis, measure.axis)))
+            figures.append(Figure(title, charts.lines(curves, over.axis, measure.axis, mark=mark)))
     norm = facts.series.get("train/gradient_norm")
     if norm:
         curve = Line("gradient norm", norm.step, norm.value)
@@ -100,6 +102,14 @@ def _measures(facts: Facts) -> list[_Measure]:
     def recorded(*curves: tuple[str, str]) -> list[tuple[str, str]]:
         return [(label, name) for label, name in curves if name in facts.series]
 
+    if facts.unit == "epoch":
+        parts = {"train": "train", "validation": "val", "test": "test"}
+        accuracies = recorded(*((label, f"{part}/accuracy") for label, part in parts.items()))
+        of_parts = recorded(*((label, f"{part}/loss") for label, part in parts.items()))
+        return [
+            _Measure("Accuracy", "Accuracy", Axis("accuracy", scales.percent), accuracies),
+            _Measure("Loss", "Loss", Axis(""), of_parts),
+        ]
     title = "Test accuracy, mean of peers" if facts.serverless else "Test accuracy"
     accuracy = recorded(("test accuracy", "test/accuracy"))
     own = recorded(("mean of clients", "clients/accuracy"), ("lowest tenth", "clients/accuracy_lowest_tenth"))

@@ -35,7 +35,7 @@ def timelines(facts: Facts) -> Timelines:
     problems = []
     if facts.timeline is not None:
         try:
-            done = measured(facts.timeline)
+            done = measured(facts.timeline, _ways(facts))
         except ValueError as error:
             problems.append(f"The last timeline in events.jsonl is damaged: {error}.")
     if facts.partition is not None and "predicted" in facts.partition:
@@ -160,6 +160,12 @@ def _layers(partition: Mapping[str, Any], stage: int, names: Sequence[Any]) -> I
         first, last = str(names[start]), str(names[start + length - 1])
         yield first if length == 1 else f"{first} \N{HORIZONTAL ELLIPSIS} {last}"
         start += length
+
+
+def _ways(facts: Facts) -> int | None:
+    """Return the ways of a graph pipeline; None for what is none."""
+    ways = (facts.partition or {}).get("ways")
+    return ways if facts.unit == "epoch" and isinstance(ways, int) and ways > 0 else None
 
 
 def _stages(partition: Mapping[str, Any]) -> list[Mapping[str, Any]]:

@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 from orchestrator.errors import ResumeError
 from orchestrator.rundir import RunDirectory
 
+UNITS = ("step", "iteration", "epoch")
+"""What steps are called that are no rounds."""
+
 ROUTINE = {"round", "timeline", "metrics", "metrics_truncated", "checkpoint", "worker_started"}
 
 
@@ -28,7 +31,7 @@ class Facts(NamedTuple):
 
     Args:
         rounds: who took part, by round. staleness: of each of them, where it was recorded.
-        unit: what a step is called, `round`, `step` or `iteration`. timeline: the last event of that kind, as recorded.
+        unit: what a step is called, `round` or one of `UNITS`. timeline: the last event of that kind, as recorded.
     """
 
     path: Path
@@ -107,7 +110,7 @@ def read(run: RunDirectory) -> Facts:
         events=notable,
         num_checkpoints=num_checkpoints,
         busy_s=busy_s(times),
-        unit=str(manifest["unit"]) if manifest.get("unit") in ("step", "iteration") else "round",
+        unit=str(manifest["unit"]) if manifest.get("unit") in UNITS else "round",
         timeline=timelines[-1] if timelines else None,
         num_timelines=len(timelines),
         staleness={step: late for step, late in sorted(staleness.items()) if late},

@@ -11,6 +11,7 @@ from orchestrator.report import (
     charts,
     clients_page,
     defence_page,
+    graph_page,
     learning_page,
     links_page,
     peers_page,
@@ -41,12 +42,15 @@ _TIMES = (
     ("training", "time/step_s"),
 )
 _TABLE = (
+    ("train accuracy", "train/accuracy", scales.percent),
+    ("validation accuracy", "val/accuracy", scales.percent),
     ("test accuracy", "test/accuracy", scales.percent),
     ("at clients", "clients/accuracy", scales.percent),
     ("lowest tenth", "clients/accuracy_lowest_tenth", scales.percent),
     ("lowest peer", "test/accuracy_lowest", scales.percent),
     ("spread", "test/accuracy_spread", scales.percent),
     ("attack success", "attack/success", scales.percent),
+    ("validation loss", "val/loss", scales.plain),
     ("test loss", "test/loss", scales.plain),
     ("loss at clients", "clients/loss", scales.plain),
     ("train loss", "train/loss", scales.plain),
@@ -64,10 +68,11 @@ _TABLE = (
     ("up", "comm/uplink_bytes", scales.size),
     ("down", "comm/downlink_bytes", scales.size),
     ("sent", "comm/boundary_bytes", scales.size),
+    ("between ways", "comm/exchange_bytes", scales.size),
     ("round time", "time/round_s", scales.duration),
     ("step time", "time/step_s", scales.duration),
 )
-_IF_ANY = {"train/staleness", "train/num_lost", "robust/num_rejected", "comm/num_lost"}
+_IF_ANY = {"train/staleness", "train/num_lost", "robust/num_rejected", "comm/num_lost", "comm/exchange_bytes"}
 """Columns that are left out when they hold zeros alone."""
 _MOST_ROWS = 200
 
@@ -77,8 +82,9 @@ def page(facts: Facts) -> Page:
     manifest = facts.manifest
     saved = traffic_page.compression(facts)
     sections = [learning_page.section(facts), peers_page.section(facts), defence_page.section(facts)]
-    sections += [clients_page.participation(facts), pipeline_page.section(facts), clients_page.staleness(facts)]
-    sections += [clients_page.lost(facts), traffic_page.section(facts, saved), links_page.section(facts)]
+    sections += [clients_page.participation(facts), pipeline_page.section(facts), graph_page.section(facts)]
+    sections += [clients_page.staleness(facts), clients_page.lost(facts)]
+    sections += [graph_page.traffic(facts) or traffic_page.section(facts, saved), links_page.section(facts)]
     sections += [_time(facts), clients_page.partition(facts), _numbers(facts)]
     sections += [
         Section("events", "Events", rows=event_rows(facts.events), note=_event_note(facts)),
@@ -103,7 +109,8 @@ def page(facts: Facts) -> Page:
 
 
 def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
-    manifest, tiles = facts.manifest, learning_page.tiles(facts)
+    manifest, on_graph = facts.manifest, facts.unit == "epoch"
+    tiles = graph_page.tiles(facts) if on_graph else learning_page.tiles(facts)
     if "step" in manifest or "num_steps" in manifest:
         of = manifest.get("num_steps")
         tiles.append(Tile(f"{facts.unit}s", str(manifest.get("step", 0)), f"of {of}" if of else ""))
@@ -116,7 +123,7 @@ def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
         seen = len({client for clients in facts.rounds.values() for client in clients if client < own})
         note = f"{seen:,} took part, {summed_up(found)}" if found.every else f"{seen:,} took part"
         tiles.append(Tile("clients", f"{own:,}", note))
-    return tiles + pipeline_page.tiles(facts)
+    return tiles + (graph_page.costs(facts) if on_graph else pipeline_page.tiles(facts))
 
 
 def _time(facts: Facts) -> Section | None:
@@ -151,6 +158,8 @@ def _numbers(facts: Facts) -> Section | None:
     head = [facts.unit, *(title for title, _, _ in columns)]
     if facts.serverless:
         head = [{"up": "sent", "round time": "time"}.get(title, title) for title in head]
+    if facts.unit == "epoch":
+        head = [{"sent": "between stages", "step time": "time"}.get(title, title) for title in head]
     return Section("numbers", "Numbers", head=head, rows=rows, note=note, folded=True)
 
 

@@ -35,9 +35,10 @@ class Deviation(NamedTuple):
 
 
 class Timeline(NamedTuple):
-    """The spans of each stage, in seconds since the first of them began.
+    """The spans of each stage, in seconds since the first of them began; of a graph pipeline, of each of its ranks.
 
     Args:
+        names: of the stages, where they are not just numbered. item: what goes through the stages.
         step: whose it is, None on paper. begun_s: when the first span began, in seconds since the step did.
         known_bubble: on paper, as simulated; where a stage recomputes, spans alone do not tell.
     """
@@ -46,6 +47,12 @@ class Timeline(NamedTuple):
     step: int | None = None
     begun_s: float = 0.0
     known_bubble: float | None = None
+    names: tuple[str, ...] = ()
+    item: str = "micro-batch"
+
+    def lane(self, stage: int) -> str:
+        """Return what a stage is called."""
+        return self.names[stage] if self.names else f"stage {stage}"
 
     @property
     def num_spans(self) -> int:
@@ -89,8 +96,11 @@ class Timeline(NamedTuple):
         return len(self.stages) > 1 and both <= 0.01 * self.computing_s
 
 
-def measured(event: Mapping[str, Any]) -> Timeline:
+def measured(event: Mapping[str, Any], ways: int | None = None) -> Timeline:
     """Return what a `timeline` event tells.
+
+    Args:
+        ways: of a graph pipeline, whose ranks are `ways * stage + way`; None of others.
 
     Raises:
         ValueError: when it tells no timeline, with what is wrong with it.
@@ -98,7 +108,10 @@ def measured(event: Mapping[str, Any]) -> Timeline:
     step = event.get("step")
     if not isinstance(step, int):
         raise ValueError(f"its step is {step!r}")
-    return _timeline(event.get("stages"))._replace(step=step)
+    found = _timeline(event.get("stages"))._replace(step=step)
+    if ways is None:
+        return found
+    return found._replace(names=tuple(_rank_names(len(found.stages), ways)), item="chunk")
 
 
 def predicted(partition: Mapping[str, Any], times: int = 1) -> Timeline:
@@ -134,6 +147,15 @@ def name(span: Span, chunked: bool) -> str:
 def place(span: Span, chunked: bool) -> str:
     """Return the micro-batch's number, with the chunk's letter when stages have several."""
     return f"{span.microbatch}{ascii_lowercase[span.chunk % 26]}" if chunked else str(span.microbatch)
+
+
+def _rank_names(num_ranks: int, ways: int) -> Iterator[str]:
+    for rank in range(num_ranks):
+        stage, way = divmod(rank, ways)
+        if ways == 1:
+            yield f"stage {stage}"
+        else:
+            yield f"stage {stage}, way {way}" if num_ranks > ways else f"way {way}"
 
 
 def _keyed(timeline: Timeline) -> Iterator[tuple[tuple[int, str, int, int, int], Span]]:

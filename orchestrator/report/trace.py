@@ -18,7 +18,8 @@ FILE = "timeline.trace.json"
 
 def render(done: Timeline, paper: Timeline | None, run: str) -> str:
     """Return the trace of a measured timeline and, where there is one, of its prediction."""
-    events = list(_process(1, f"measured, step {done.step}", done))
+    unit = "epoch" if done.item == "chunk" else "step"
+    events = list(_process(1, f"measured, {unit} {done.step}", done))
     if paper is not None:
         events += _process(2, "predicted", paper)
     other = {"run": run, "step": done.step, "begun_s": done.begun_s}
@@ -30,7 +31,7 @@ def _process(pid: int, title: str, timeline: Timeline) -> Iterator[Mapping[str, 
     yield _metadata("process_name", pid, 0, name=title)
     yield _metadata("process_sort_index", pid, 0, sort_index=pid)
     for stage, spans in enumerate(timeline.stages):
-        yield _metadata("thread_name", pid, stage, name=f"stage {stage}")
+        yield _metadata("thread_name", pid, stage, name=timeline.lane(stage))
         yield _metadata("thread_sort_index", pid, stage, sort_index=stage)
         for span in spans:
             yield {
@@ -42,8 +43,8 @@ def _process(pid: int, title: str, timeline: Timeline) -> Iterator[Mapping[str, 
                 "pid": pid,
                 "tid": stage,
                 "args": {
-                    "microbatch": span.microbatch,
-                    "chunk": span.chunk,
+                    timeline.item.replace("-", ""): span.microbatch,
+                    **({} if timeline.item == "chunk" else {"chunk": span.chunk}),
                     "wait": _microseconds(span.ready_s - span.begin_s),
                 },
             }
