@@ -33,7 +33,7 @@ from orchestrator.vectorising import settle
 __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
 
 RESUMABLE = (
-    "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
+    "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps", "strategy.epochs",
     "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory", "strategy.restarts",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
@@ -113,10 +113,11 @@ def resume_run(
         )
     loaded = load_experiment(directory.path / "config.resolved.yaml", overrides)
     experiment = loaded.experiment
-    schedule = getattr(experiment.strategy, "learning_rate", None)
-    if schedule is not None and schedule.name != "constant" and any(c.startswith("strategy.steps=") for c in overrides):
+    schedule, unit = getattr(experiment.strategy, "learning_rate", None), experiment.strategy.unit
+    longer = f"{experiment.strategy.steps_field}="
+    if schedule is not None and schedule.name != "constant" and any(change.startswith(longer) for change in overrides):
         raise ResumeError(
-            f"strategy.steps would change the learning rate of steps already done, {schedule.name} over all steps",
+            f"{longer[:-1]} would change the learning rate of {unit}s already done, {schedule.name} over all {unit}s",
             "start a new run, or use a constant learning rate",
         )
     num_steps = experiment.strategy.num_steps

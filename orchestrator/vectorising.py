@@ -1,14 +1,16 @@
-"""How a federated run trains its clients, one by one or side by side: decided before it starts, and kept in its file.
+"""What a run decides by itself before it starts, and keeps in its file: above all how it trains federated clients.
 
 `auto` is decided by a rule that gives the same answer on every machine. `measured` times both on this one, so the
 answer may differ elsewhere; what it was stands in `config.resolved.yaml`, and who runs that file gets the same bits.
+So does a graph pipeline's number of chunks, which goes by its stages where the file says none, lest a resume with other
+stages change it.
 """
 
 from __future__ import annotations
 
 import torch
 
-from orchestrator.config.schema import Federated
+from orchestrator.config.schema import Federated, GraphPipeline
 from orchestrator.engines.virtual import virtual
 from orchestrator.preparing import Prepared
 from strategies.federated.folding import NUM_BLOCKS
@@ -58,6 +60,9 @@ def settle(prepared: Prepared) -> tuple[Prepared, str]:
     """Return the experiment with the decision written into it, and a line that says so; empty for what is none."""
     experiment = prepared.experiment
     strategy = experiment.strategy
+    if isinstance(strategy, GraphPipeline):
+        kept = strategy.model_copy(update={"chunks": strategy.slots})
+        return prepared._replace(experiment=experiment.model_copy(update={"strategy": kept})), ""
     if not isinstance(strategy, Federated) or strategy.client.vectorise in ("loop", "batched"):
         return prepared, ""
     choice = how_trained(prepared)

@@ -10,7 +10,7 @@ import pytest
 import orchestrator
 from orchestrator.config import format_override, load_experiment
 from orchestrator.config.grid_points import roles
-from orchestrator.config.schema import Experiment, Federated, Peers, Pipeline
+from orchestrator.config.schema import Experiment, Federated, GraphPipeline, Peers, Pipeline
 from orchestrator.search_space import draw
 
 ROOT = Path(__file__).parents[2]
@@ -33,6 +33,12 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
         plain["data"]["limit"] = 300
         if "layers" in plain["model"]:
             plain["model"] |= {"layers": 2, "width": 32}
+        return plain
+    if isinstance(experiment.strategy, GraphPipeline):
+        plain["strategy"] |= {"epochs": 2, "chunks": 2}
+        plain["model"]["layers"] = 4
+        if "vertices" in plain["data"]:
+            plain["data"]["vertices"] = 100
         return plain
     algorithm, partition = plain["strategy"]["algorithm"], plain["data"]["partition"]
     algorithm["rounds"] = plain["evaluate"]["every"] = 2
