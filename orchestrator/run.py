@@ -33,8 +33,9 @@ from orchestrator.vectorising import settle
 __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage_root"]
 
 RESUMABLE = (
-    "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps", "strategy.epochs",
-    "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory", "strategy.restarts",
+    "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
+    "strategy.epochs", "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory",
+    "strategy.restarts", "strategy.graph_folder",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 
