@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Le
 from pydantic import Field
 
-from orchestrator.config.fields import PositiveFloat, PositiveInt, Rate, Section
+from orchestrator.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Section
 
 Depth = Annotated[PositiveInt, Le(1000)]
 
@@ -48,6 +48,10 @@ class Gcnii(GraphModelSection):
     hidden: PositiveInt = Field(64, description="width of every layer but the last")
     alpha: Rate = Field(0.1, description="share of the first layer's rows in every layer's input")
     theta: PositiveFloat = Field(0.5, description="the paper's lambda: how far layers are from the identity")
+    dense_decay: NonNegativeFloat = Field(
+        0.05,
+        description="weight decay of the two affine layers, in parts of the optimizer's; the paper's is 0.01 x 0.05",
+    )
 
 
 class ResGcn(GraphModelSection):

@@ -263,6 +263,14 @@ def test_evaluation_draws_nothing_and_training_draws_dropout(section) -> None:
     assert torch.equal(model.eval()(x, view), model(x, view))
 
 
+def test_gcnii_decays_its_affine_maps_less() -> None:
+    model = built({"name": "gcnii", "layers": 2, "hidden": 5, "dense_decay": 0.2})
+    assert model.decay_groups() == [
+        (1.0, ["layers.1.weight", "layers.2.weight"]),
+        (0.2, [f"layers.{layer}.linear.{name}" for layer in (0, 3) for name in ("weight", "bias")]),
+    ]
+
+
 def test_features_must_be_a_row(section) -> None:
     with pytest.raises(ModelError, match=f"model {section['name']} needs a row of features"):
         models.build(section, input_shape=(1, 8, 8), num_classes=4, seed=0)
