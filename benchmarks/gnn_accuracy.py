@@ -34,7 +34,7 @@ MODES: dict[str, dict[str, Any]] = {
 }
 TRAINING: dict[str, dict[str, Any]] = {
     "gcn": {"hidden": 16, "dropout": 0.5, "lr": 0.01, "decay": 5e-4},
-    "gcnii": {"hidden": 64, "dropout": 0.6, "lr": 0.01, "decay": 5e-4},
+    "gcnii": {"hidden": 64, "dropout": 0.6, "lr": 0.01, "decay": 0.01},
     "resgcn": {"hidden": 64, "dropout": 0.5, "lr": 0.01, "decay": 5e-4},
 }
 

@@ -20,7 +20,8 @@ from trainers.data.base import Dataset
 from trainers.pipeline.settings import Settings
 
 VOCABULARY, CLASSES = 65, 10
-ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "THP_MEM_ALLOC_ENABLE"), "1")
+"""What a gang gives its ranks."""
 
 
 def images(

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -49,6 +49,15 @@ _HEAD = 4
 """Numbers at the head of an epoch's vector: the loss, the wish to stop, bytes between stages and between ways."""
 
 PARTS = ("train", "val", "test")
+
+
+@runtime_checkable
+class Decays(Protocol):
+    """A model whose parameters decay by different factors of the optimizer's weight decay."""
+
+    def decay_groups(self) -> list[tuple[float, list[str]]]:
+        """Return factors and the parameters they are for."""
+        ...
 
 
 def divided(settings: Settings, data: GraphData) -> Layout:
@@ -137,7 +146,14 @@ class GraphRank:
         self.part: Part[GraphChunk] = Part(
             graph_chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
         )
-        self.update = Update(self.part, settings.optimizer, settings.learning_rate, settings.clip_norm, settings.epochs)
+        self.update = Update(
+            self.part,
+            settings.optimizer,
+            settings.learning_rate,
+            settings.clip_norm,
+            settings.epochs,
+            model.decay_groups() if isinstance(model, Decays) else (),
+        )
         self.selection = Selection(self.part, settings.patience)
         self._chunk = self.part.chunks[0]
         self._boundaries = {training: self._agree(training) for training in (True, False)}

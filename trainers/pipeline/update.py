@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +18,8 @@ class Update:
     Args:
         part: whose. optimizer, learning_rate: sections of the experiment. clip_norm: of the whole gradient, or None.
         steps: of the whole run.
+        decay: where a model says so, names of parameters with what the optimizer's weight decay is multiplied by for
+            them.
     """
 
     def __init__(
@@ -27,9 +29,10 @@ class Update:
         learning_rate: Mapping[str, Any],
         clip_norm: float | None,
         steps: int,
+        decay: Sequence[tuple[float, Sequence[str]]] = (),
     ) -> None:
         self._part, self._learning_rate, self._clip_norm, self._steps = part, learning_rate, clip_norm, steps
-        self.optimizer = optimizers.build(optimizer, part.trained) if part.trained else None
+        self.optimizer = optimizers.build(optimizer, _groups(part, optimizer, decay)) if part.trained else None
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
 
     def begin(self) -> None:
@@ -59,3 +62,18 @@ class Update:
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * rate
         self.optimizer.step()
+
+
+def _groups(
+    part: Part[Any], optimizer: Mapping[str, Any], decay: Sequence[tuple[float, Sequence[str]]]
+) -> list[dict[str, Any]] | list[torch.nn.Parameter]:
+    """Return the parameters by their weight decay; all together where there is none, or one for all."""
+    whole = optimizer.get("weight_decay")
+    if not whole or not decay:
+        return part.trained
+    factor_of = {name: factor for factor, names in decay for name in names}
+    groups: dict[float, list[torch.nn.Parameter]] = {}
+    for name, parameter in part.own:
+        if parameter.requires_grad:
+            groups.setdefault(factor_of.get(name, 1.0), []).append(parameter)
+    return [{"params": each, "weight_decay": factor * whole} for factor, each in groups.items()]
