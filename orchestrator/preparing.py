@@ -23,6 +23,7 @@ from orchestrator.config.schema import (
     Federated,
     GraphPipeline,
     Letters,
+    LocalLearning,
     OwnModel,
     Peers,
     Pipeline,
@@ -242,9 +243,9 @@ def _dataset(experiment: Experiment, where: Origins) -> Dataset | GraphData:
 
 
 def _batch(experiment: Experiment, dataset: Dataset, where: Origins) -> Iterator[Problem]:
-    """Hold a pipeline's batch against the data."""
+    """Hold the batch of a pipeline, or of local learning, against the data."""
     strategy, have = experiment.strategy, len(dataset.train_y)
-    if isinstance(strategy, Pipeline) and strategy.batch_size > have:
+    if isinstance(strategy, Pipeline | LocalLearning) and strategy.batch_size > have:
         path = "strategy.batch_size"
         message = f"got {strategy.batch_size}, expected at most the {have} examples of {dataset.name}"
         yield Problem(where(path), path, message, f"{path}={have}")

@@ -1,11 +1,13 @@
 """What every rank of a gang runs: its work, step by step, with reports to the driver.
 
     every step         one rank, the speaker, reports what the step came to
-    evaluations        the speaker reports what was measured; ranks that are drawn report their time line
+    evaluations        those who measure report what they found; ranks that are drawn report their time line
     checkpoints        ranks that hold a part of the state report it, as Arrow bytes
-    a wish to stop     comes as the answer to a report, and reaches every rank with the next step's sums
+    a wish to stop     comes as the answer to a report, and reaches every rank with the next step's sums, or with
+                       the batch that the first rank sends on
 
-The driver is told; it decides nothing between steps.
+The driver is told; it decides nothing between steps. Ranks meet where their work makes them, and nowhere else: what a
+rank reports of a step may come long before another's.
 """
 
 from __future__ import annotations
@@ -34,7 +36,7 @@ class Context(Protocol):
 
 
 class Outcome(NamedTuple):
-    """What a step came to, the same on every rank: figures by metric name, and whether some rank asked to stop."""
+    """What a step came to: figures by metric name, and whether it is the last, which is the same on every rank."""
 
     values: Mapping[str, float]
     stop: bool
@@ -44,7 +46,7 @@ class Work(Protocol):
     """One rank's part of the training, as the loop sees it."""
 
     def step(self, number: int, stop: bool) -> Outcome:
-        """Train step `number`, from 1; `stop` is this rank's wish to stop."""
+        """Train step `number`, from 1; `stop` is this rank's wish to stop, soon."""
         ...
 
     def evaluate(self, number: int) -> Mapping[str, float]:
@@ -61,7 +63,7 @@ class Work(Protocol):
         ...
 
     def spans_since(self, began_s: float) -> Spans:
-        """Return what the rank did in the last step, in seconds since `began_s`."""
+        """Return what the rank did in the last step, or steps, in seconds since `began_s` or what all ranks agree on."""
         ...
 
 
@@ -71,9 +73,11 @@ class Plan(NamedTuple):
     Args:
         begin, steps: the first step is `begin + 1`, the last `steps`.
         evaluate_every, checkpoint_every: in steps; both also after the last.
-        speaks: whether this rank tells what steps and evaluations came to.
+        speaks: whether this rank tells what steps came to.
         drawn: its number among those whose time line is drawn; None for none.
         saves: its number among those that hold a part of the state; None for none.
+        measures: whether it tells what evaluations found; None: when it speaks.
+        asks: whether its wish to stop is the driver's; None: when it speaks.
     """
 
     begin: int
@@ -83,25 +87,30 @@ class Plan(NamedTuple):
     speaks: bool
     drawn: int | None
     saves: int | None
+    measures: bool | None = None
+    asks: bool | None = None
 
 
 def train(context: Context, work: Work, plan: Plan) -> None:
     """Train from step `plan.begin + 1` to the last, or until the driver says `stop`."""
     word = ""
+    asks = plan.speaks if plan.asks is None else plan.asks
     if plan.begin == 0:
-        _evaluate(context, work, 0, plan.speaks)
+        _evaluate(context, work, 0, plan)
     for step in range(plan.begin + 1, plan.steps + 1):
         if work.ends:
             return
         began = time.perf_counter()
-        values, stop = work.step(step, stop=plan.speaks and word == "stop")
+        values, stop = work.step(step, stop=asks and word == "stop")
         seconds = time.perf_counter() - began
         ends = step == plan.steps or stop
         if plan.speaks:
             told = {"kind": "step", "step": step, "values": {**values, "time/step_s": seconds}, "ends": ends}
             word = context.report(told) or word
+        elif asks:
+            word = context.report({"kind": "asks", "step": step}) or word
         if ends or step % plan.evaluate_every == 0:
-            _evaluate(context, work, step, plan.speaks)
+            _evaluate(context, work, step, plan)
             ends = ends or work.ends
             if plan.drawn is not None:
                 spans = work.spans_since(began)
@@ -113,9 +122,10 @@ def train(context: Context, work: Work, plan: Plan) -> None:
             return
 
 
-def _evaluate(context: Context, work: Work, step: int, speaks: bool) -> None:
+def _evaluate(context: Context, work: Work, step: int, plan: Plan) -> None:
     began = time.perf_counter()
     values = work.evaluate(step)
-    if speaks:
-        told = {**values, "time/evaluate_s": time.perf_counter() - began}
-        context.report({"kind": "evaluation", "step": step, "values": told, "ends": step > 0 and work.ends})
+    if plan.speaks:
+        values = {**values, "time/evaluate_s": time.perf_counter() - began}
+    if plan.speaks if plan.measures is None else plan.measures:
+        context.report({"kind": "evaluation", "step": step, "values": dict(values), "ends": step > 0 and work.ends})

@@ -62,8 +62,9 @@ def check(experiment: Experiment, raw: Mapping[str, Any]) -> list[Finding]:
 def check_itself(experiment: Experiment) -> list[Finding]:
     """Return what cannot be run about an experiment, whatever is searched or tried of it."""
     from orchestrator.config.graph_checks import GRAPH_CHECKS
+    from orchestrator.config.local_checks import LOCAL_CHECKS
 
-    return [finding for one in (*_CHECKS, *GRAPH_CHECKS) for finding in one(experiment)]
+    return [finding for one in (*_CHECKS, *GRAPH_CHECKS, *LOCAL_CHECKS) for finding in one(experiment)]
 
 
 # ---------------------------------------------------------------------------------------------- clients and data

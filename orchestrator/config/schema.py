@@ -66,6 +66,7 @@ from orchestrator.config.inputs import (
     TransformerLM,
     Vgg,
 )  # fmt: skip
+from orchestrator.config.local_learning import LocalLearning
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.peers import Peers
 from orchestrator.config.pipeline import LearningRate, Loss, Pipeline
@@ -88,7 +89,7 @@ __all__ = [
     "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
     "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate", "Experiment",
     "FedAvg", "Federated", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid", "LearningRate",
-    "Letters", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
+    "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
     "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw",
     "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section", "Shakespeare", "Shards",
     "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform", "Vgg",
@@ -145,7 +146,8 @@ Strategy = Annotated[
     Annotated[Federated, Tag("federated")]
     | Annotated[Peers, Tag("peers")]
     | Annotated[Pipeline, Tag("pipeline")]
-    | Annotated[GraphPipeline, Tag("graph-pipeline")],
+    | Annotated[GraphPipeline, Tag("graph-pipeline")]
+    | Annotated[LocalLearning, Tag("local-learning")],
     Discriminator(by_kind),
 ]
 
@@ -228,7 +230,7 @@ class Experiment(Section):
     @property
     def num_workers(self) -> int:
         """Processes that train, besides this one; 0 when this one does."""
-        gang = isinstance(self.strategy, Pipeline | GraphPipeline)
+        gang = isinstance(self.strategy, Pipeline | GraphPipeline | LocalLearning)
         ranks = self.strategy.num_ranks if gang else self.cluster.workers
         return ranks if self.cluster.workers else 0
 

@@ -40,6 +40,7 @@ class PipelineCourse:
         assert isinstance(strategy, Pipeline)
         self._prepared, self._stages = prepared, stages
         self._settings = settings_of(prepared.experiment, stages)
+        self.num_measuring = 1
         self.num_drawn = self.num_savers = strategy.stages
         self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
@@ -104,6 +105,7 @@ class GraphCourse:
         assert isinstance(strategy, GraphPipeline)
         self._prepared, self._stages = prepared, stages
         self._settings = settings_of(prepared.experiment, stages.layers)
+        self.num_measuring = 1
         self.num_drawn = self.num_savers = strategy.num_ranks
         self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 

@@ -22,7 +22,7 @@ from cluster.errors import PlacementFailed, RemoteFailure
 from cluster.executor import Notify
 from cluster.gang import Gang
 from orchestrator.client_store import ClientStore
-from orchestrator.config.schema import Experiment, GraphPipeline, Pipeline
+from orchestrator.config.schema import Experiment, GraphPipeline, LocalLearning, Pipeline
 from orchestrator.engines.base import RunState, StepReport
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
@@ -34,7 +34,8 @@ from trainers.pipeline.chunk import LayerFailed
 from trainers.pipeline.state import Trees, merge
 from trainers.threads import intra_op_threads
 
-_DIVERGED = "lower strategy.optimizer.lr, or set strategy.clip_norm=1"
+_DIVERGED = "lower strategy.optimizer.lr"
+_CLIP = ", or set strategy.clip_norm=1"
 
 BEAT_S = 0.25
 """How long an interruption may wait for the driver to look up from listening."""
@@ -80,12 +81,14 @@ class Course(Protocol):
 
     Attributes:
         program: what every rank calls. place: what messages call the gang.
-        num_drawn, num_savers: ranks that report a time line, and a part of the state.
+        num_measuring, num_drawn, num_savers: ranks that report what evaluations found, a time line, and a part of the
+            state.
         names: the model's parameters and buffers, in order.
     """
 
     program: str
     place: str
+    num_measuring: int
     num_drawn: int
     num_savers: int
     names: Sequence[str]
@@ -109,7 +112,7 @@ class _Step:
 
     values: dict[str, float] = field(default_factory=dict)
     told: bool = False
-    evaluated: bool = False
+    num_measured: int = 0
     ends: bool = False
     spans: dict[int, Spans] = field(default_factory=dict)
     parts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -131,7 +134,7 @@ class GangEngine:
     ) -> None:
         self._experiment: Experiment = prepared.experiment
         strategy = prepared.experiment.strategy
-        assert isinstance(strategy, Pipeline | GraphPipeline)
+        assert isinstance(strategy, Pipeline | GraphPipeline | LocalLearning)
         self._strategy = strategy
         self._prepared, self._gang, self._interrupts, self._notify = prepared, gang, interrupts, notify
         self._course = course
@@ -191,7 +194,7 @@ class GangEngine:
                 time.sleep(PLACES_EVERY_S)
             except RemoteFailure as failure:
                 if not failure.lost or restarts == self._strategy.restarts or self._ends:
-                    raise _worker_error(failure, reached, restarts) from failure
+                    raise self._worker_error(failure, reached, restarts) from failure
                 restarts += 1
                 lost_at = time.monotonic()
                 fields = {"worker": failure.worker, "reason": failure.reason, "from_step": state.step}
@@ -241,12 +244,15 @@ class GangEngine:
             raise KeyboardInterrupt
 
     def _take(self, pending: dict[int, _Step], payload: Mapping[str, Any]) -> None:
+        if payload["kind"] == "asks":  # for the word that is the answer
+            return
         step = pending.setdefault(payload["step"], _Step())
         if payload["kind"] == "step":
-            step.told, step.ends = True, payload["ends"]
+            step.told, step.ends = True, step.ends or payload["ends"]
             step.values |= payload["values"]
         elif payload["kind"] == "evaluation":
-            step.evaluated, step.ends = True, step.ends or payload["ends"]
+            step.num_measured += 1
+            step.ends = step.ends or payload["ends"]
             step.values |= payload["values"]
         elif payload["kind"] == "spans":
             step.spans[payload["part"]] = payload["spans"]
@@ -254,10 +260,11 @@ class GangEngine:
             step.parts[payload["part"]] = payload["trees"]
 
     def _complete(self, number: int, step: _Step) -> bool:
+        measured = step.num_measured == self._course.num_measuring
         if number == 0:
-            return step.evaluated
+            return measured
         evaluates = step.ends or number % self._experiment.evaluate_every == 0
-        if not step.told or (evaluates and not (step.evaluated and len(step.spans) == self._course.num_drawn)):
+        if not step.told or (evaluates and not (measured and len(step.spans) == self._course.num_drawn)):
             return False
         saves = step.ends or number % self._experiment.checkpoint_every == 0
         return not saves or len(step.parts) == self._course.num_savers
@@ -297,7 +304,7 @@ class GangEngine:
                 if self._ends:
                     return
         except (LayerFailed, NotFinite) as error:
-            hint = _DIVERGED if isinstance(error, NotFinite) else "mend the layer's code"
+            hint = self._diverged if isinstance(error, NotFinite) else "mend the layer's code"
             raise WorkerError(str(error), place=self._course.place, hint=hint) from error
 
     def _evaluate_here(self, ranks: Inline, number: int) -> dict[str, float]:
@@ -306,20 +313,28 @@ class GangEngine:
             values = ranks.evaluate(number)
         return {**values, "time/evaluate_s": time.perf_counter() - began}
 
+    # ------------------------------------------------------------------------------------------------- failures
+
+    @property
+    def _diverged(self) -> str:
+        """What to do when training diverges."""
+        return _DIVERGED + (_CLIP if hasattr(self._strategy, "clip_norm") else "")
+
+    def _worker_error(self, failure: RemoteFailure, step: int, restarts: int) -> WorkerError:
+        """Say a gang's failure in a user's words."""
+        if failure.lost:
+            hint = (
+                f"after {restarts} restarts; the run directory holds the last checkpoint: orchestrator resume RUN_DIR"
+            )
+        elif "NotFinite" in failure.reason:
+            hint = self._diverged
+        else:
+            hint = "mend the code above, then: orchestrator resume RUN_DIR"
+        place = f"after step {max(step, 0)}"
+        return WorkerError(failure.reason, failure.worker, failure.node, place, failure.remote_traceback, hint)
+
 
 def _state(number: int, trees: Mapping[str, Mapping[str, torch.Tensor]]) -> RunState:
     return RunState(
         number, dict(trees["model"]), {tree: dict(tensors) for tree, tensors in trees.items() if tree != "model"}
     )
-
-
-def _worker_error(failure: RemoteFailure, step: int, restarts: int) -> WorkerError:
-    """Say a gang's failure in a user's words."""
-    if failure.lost:
-        hint = f"after {restarts} restarts; the run directory holds the last checkpoint: orchestrator resume RUN_DIR"
-    elif "NotFinite" in failure.reason:
-        hint = _DIVERGED
-    else:
-        hint = "mend the code above, then: orchestrator resume RUN_DIR"
-    place = f"after step {max(step, 0)}"
-    return WorkerError(failure.reason, failure.worker, failure.node, place, failure.remote_traceback, hint)

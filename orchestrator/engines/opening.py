@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 from cluster.executor import Notify
 from orchestrator.config import Origins
-from orchestrator.config.schema import GraphPipeline, Peers, Pipeline
+from orchestrator.config.schema import GraphPipeline, LocalLearning, Peers, Pipeline
 from orchestrator.engines.base import Engine
 from orchestrator.executors import open_executor, open_gang
 from orchestrator.interrupts import Interrupts
@@ -43,6 +43,14 @@ def open_engine(
         graph_course = GraphCourse(prepared, graph_stages.divide(prepared, where))
         with open_gang(experiment, notify, sys_path) as gang:
             yield GangEngine(prepared, graph_course, gang, interrupts, notify)
+    elif isinstance(experiment.strategy, LocalLearning):
+        from orchestrator import local_stages
+        from orchestrator.engines.gang import GangEngine
+        from orchestrator.engines.local_course import LocalCourse
+
+        local_course = LocalCourse(prepared, local_stages.divide(prepared, where))
+        with open_gang(experiment, notify, sys_path) as gang:
+            yield GangEngine(prepared, local_course, gang, interrupts, notify)
     elif isinstance(experiment.strategy, Peers):
         from orchestrator.engines.peers import PeersEngine
 

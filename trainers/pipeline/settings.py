@@ -68,30 +68,37 @@ class Settings(NamedTuple):
         return [mode == "never" or (mode == "except-last" and m == last) for m in range(num_microbatches)]
 
 
-class Batches:
-    """Which examples each optimizer step sees, as a function of the step: any rank works it out for itself.
+class Order:
+    """Which examples each batch has, as a function of its number: any rank works it out for itself.
 
     Each epoch is shuffled anew; the examples beyond its last whole batch are left out of it, so that all batches have
     one size.
     """
 
+    def __init__(self, seed: int, batch_size: int, num_examples: int) -> None:
+        self._seed, self._size, self._num_examples = seed, batch_size, num_examples
+        self._per_epoch = max(1, num_examples // batch_size)
+        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+
+    def batch(self, number: int) -> np.ndarray:
+        """Return the rows of batch `number`, from 0."""
+        epoch, index = divmod(number, self._per_epoch)
+        if self._order[0] != epoch:
+            self._order = epoch, generator(self._seed, "batches", epoch).permutation(self._num_examples)
+        return self._order[1][index * self._size : (index + 1) * self._size]
+
+
+class Batches:
+    """Which examples each optimizer step sees, as batches in their `Order`, and which micro-batches they are cut into."""
+
     def __init__(self, settings: Settings, num_examples: int) -> None:
         self._settings = settings
-        self._num_examples = num_examples
-        self._per_epoch = max(1, num_examples // settings.batch_size)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
+        self._order = Order(settings.seed, settings.batch_size, num_examples)
 
     def of_step(self, step: int) -> list[np.ndarray]:
         """Return the rows of each batch that step `step` (1-based) accumulates."""
         first = (step - 1) * self._settings.accumulate
-        return [self._batch(first + index) for index in range(self._settings.accumulate)]
-
-    def _batch(self, number: int) -> np.ndarray:
-        epoch, index = divmod(number, self._per_epoch)
-        if self._order[0] != epoch:
-            self._order = epoch, generator(self._settings.seed, "batches", epoch).permutation(self._num_examples)
-        size = self._settings.batch_size
-        return self._order[1][index * size : (index + 1) * size]
+        return [self._order.batch(first + index) for index in range(self._settings.accumulate)]
 
     def split(self, rows: np.ndarray, replica: int) -> list[np.ndarray]:
         """Return a replica's micro-batches of a batch: as many as asked for, or as there are examples."""

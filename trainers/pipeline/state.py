@@ -14,6 +14,7 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
 from trainers.pipeline.part import Part
 from trainers.pipeline.update import Update
@@ -41,10 +42,26 @@ def export(rank: Holder) -> dict[str, dict[str, Tensor]]:
         if not rank.part.is_first_use[name] or name in done or rank.update.optimizer is None:
             continue
         done.add(name)
-        for slot, value in rank.update.optimizer.state.get(parameter, {}).items():
-            if isinstance(value, Tensor | int | float | bool):
-                trees.setdefault(f"optimizer.{slot}", {})[name] = torch.as_tensor(value)
+        remember(rank.update.optimizer, name, parameter, trees)
     return trees
+
+
+def remember(optimizer: Optimizer, name: str, parameter: Tensor, trees: dict[str, dict[str, Tensor]]) -> None:
+    """Add what an optimizer knows of a parameter to trees, as `optimizer.SLOT`."""
+    for slot, value in optimizer.state.get(parameter, {}).items():
+        if isinstance(value, Tensor | int | float | bool):
+            trees.setdefault(f"optimizer.{slot}", {})[name] = torch.as_tensor(value)
+
+
+def remind(optimizer: Optimizer, name: str, parameter: Tensor, trees: Trees) -> None:
+    """Give a fresh optimizer what `remember` added; nothing where it added nothing."""
+    held = {
+        tree.removeprefix("optimizer."): values[name]
+        for tree, values in trees.items()
+        if tree.startswith("optimizer.") and name in values
+    }
+    if held:
+        optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in held.items()}
 
 
 @torch.no_grad()
@@ -56,15 +73,8 @@ def restore(rank: Holder, trees: Trees) -> None:
                 tensor.copy_(trees[tree][name])
     for name, parameter in rank.part.own:
         parameter.copy_(trees["model"][name])  # every copy of a tied one
-        if rank.update.optimizer is None:
-            continue
-        held = {
-            tree.removeprefix("optimizer."): values[name]
-            for tree, values in trees.items()
-            if tree.startswith("optimizer.") and name in values
-        }
-        if held:
-            rank.update.optimizer.state[parameter] = {slot: _like(parameter, value) for slot, value in held.items()}
+        if rank.update.optimizer is not None:
+            remind(rank.update.optimizer, name, parameter, trees)
 
 
 def _like(parameter: Tensor, value: Tensor) -> Tensor:

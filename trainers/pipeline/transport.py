@@ -32,12 +32,12 @@ class Key(NamedTuple):
     """Which message: what kind, to which position of the model, of which micro-batch."""
 
     kind: str  # F: a carry, B: its gradients, T, U: a tied parameter's gradient and its sum, H, L, D: a header, its
-    # length and a dry carry
+    # length and a dry carry, E: a carry of an evaluation beside training
     position: int
     microbatch: int
 
 
-_KINDS = "FBTUHLD"
+_KINDS = "FBTUHLDE"
 _IN_FLIGHT = 4
 """Messages of one kind to one rank that have not arrived yet; the next waits. gloo tells of one only by waiting."""
 
@@ -128,6 +128,7 @@ class GroupTransport:
     Args:
         ranks: the global rank of each rank of the pipeline. rank: this one's place among them.
         groups: as of `groups_of_ways`; ways that are missing go through the default group.
+        in_flight: messages of one kind to one rank that have not arrived; `send` waits until there are fewer.
     """
 
     def __init__(
@@ -136,8 +137,10 @@ class GroupTransport:
         rank: int,
         device: torch.device,
         groups: Mapping[Way, dist.ProcessGroup] | None = None,
+        in_flight: int = _IN_FLIGHT,
     ) -> None:
         self._groups = groups or {}
+        self._in_flight = in_flight
         self.sent_bytes = 0
         self._ranks = list(ranks)
         self._rank = rank
@@ -179,7 +182,7 @@ class GroupTransport:
             self._local.send(key, tensors, target)
             return
         sent = self._sent.setdefault((target, key.kind), deque())
-        while len(sent) >= _IN_FLIGHT:
+        while len(sent) >= self._in_flight:
             _wait(sent.popleft())
         whole = [tensor.to(self._device).contiguous() for tensor in tensors.values()]
         group = self._group(key, self._rank, target)

@@ -1,0 +1,45 @@
+"""What cannot be combined with local learning, with the reason."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from orchestrator.config.checks import Finding
+from orchestrator.config.inputs import Iid
+from orchestrator.config.local_learning import LocalLearning
+from orchestrator.config.schema import Cluster, DataSection, Experiment, Shakespeare
+
+
+def _local(experiment: Experiment) -> Iterator[Finding]:
+    strategy, data = experiment.strategy, experiment.data
+    if not isinstance(strategy, LocalLearning):
+        return
+    if isinstance(data, Shakespeare):
+        message = (
+            "got 'tiny-shakespeare', which is text to be predicted, but rules of local learning learn from classes"
+        )
+        yield Finding(
+            ("data", "name"), message, "data={name: digits}, or strategy.kind=pipeline", (("strategy", "kind"),)
+        )
+    elif isinstance(data, DataSection) and data.partition != Iid():
+        message = f"got {data.partition.kind!r}, which divides examples among clients; local learning has none"
+        yield Finding(("data", "partition"), message, "leave data.partition out", (("strategy", "kind"),))
+    first = experiment.model.pretrain
+    if first is not None and first.freeze is not None:
+        message = f"got {first.freeze!r}, but every module's parameters are trained by its own loss"
+        yield Finding(("model", "pretrain", "freeze"), message, "model.pretrain.freeze=null", (("strategy", "kind"),))
+    yield from _places(experiment, strategy)
+
+
+def _places(experiment: Experiment, strategy: LocalLearning) -> Iterator[Finding]:
+    cluster = experiment.cluster
+    if cluster.workers not in (0, Cluster().workers, strategy.modules):
+        message = f"got {cluster.workers}, but each of the {strategy.modules} modules is one process"
+        hint = f"cluster.workers={strategy.modules}, or 0 for all of them in this process"
+        yield Finding(("cluster", "workers"), message, hint, (("strategy", "modules"),))
+    if cluster.device == "cuda" and cluster.workers:
+        message = "got 'cuda', but modules send activations through gloo, which takes tensors of the CPU"
+        yield Finding(("cluster", "device"), message, "cluster.device=cpu, or cluster.workers=0")
+
+
+LOCAL_CHECKS = (_local,)

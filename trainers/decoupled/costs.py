@@ -1,0 +1,93 @@
+"""What each module of a rule costs: measured once, in one process, on a batch of the experiment's size."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+
+from strategies.local import LocalModule, serial
+from strategies.local.memory import Saved
+from trainers import optimizers
+from trainers.data import to_labels, to_tensor
+from trainers.data.base import Dataset
+from trainers.decoupled.settings import Built, Settings
+from trainers.threads import intra_op_threads
+
+_REPEATS = 2
+"""The first time warms up; the fastest of the others counts."""
+
+
+class ModuleCost(NamedTuple):
+    """One module, and one batch of it.
+
+    Args:
+        units: names of the model's tensors that it has. num_parameters: of the model. num_auxiliary: besides.
+        forward_s, learn_s: seconds until its carry can be sent, and of learning, its optimizer's steps included.
+        saved_bytes: most that autograd keeps. sent_bytes: of its carry.
+    """
+
+    names: tuple[str, ...]
+    num_parameters: int
+    num_auxiliary: int
+    forward_s: float
+    learn_s: float
+    saved_bytes: int
+    sent_bytes: int
+
+
+def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) -> list[ModuleCost]:
+    """Return the cost of each module. The modules are trained a little: they are of no use afterwards.
+
+    Raises:
+        ValueError: when a module refuses what it is given.
+    """
+    rows = settings.order(len(dataset.train_y)).batch(0)
+    x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
+    y = to_labels(dataset.train_y[rows])
+    optimizers_ = [optimizers.build(settings.optimizer, module.parameters()) for module in built.modules]
+    times: list[list[tuple[float, float]]] = [[] for _ in built.modules]
+    saved_bytes, sent_bytes = [0] * len(built.modules), [0] * len(built.modules)
+    with intra_op_threads(threads):
+        for repeat in range(_REPEATS + 1):
+            carry = built.rule.start(x, y, dataset.num_classes, 0)
+            for index, module in enumerate(built.modules):
+                began = time.perf_counter()
+                with Saved([module]) as saved:
+                    carry = _forward(module, carry, y, index)
+                    ready = time.perf_counter()
+                    serial.learn(module, optimizers_[index])
+                if repeat:
+                    times[index].append((ready - began, time.perf_counter() - ready))
+                saved_bytes[index] = max(saved_bytes[index], saved.peak_bytes)
+                sent_bytes[index] = sum(tensor.numel() * tensor.element_size() for tensor in carry.values())
+    if built.rule.stream == "none":
+        sent_bytes = [0] * len(built.modules)
+    own = _own(built)
+    return [
+        ModuleCost(*own[index], *min(times[index], key=sum), saved_bytes[index], sent_bytes[index])
+        for index in range(len(built.modules))
+    ]
+
+
+def _forward(
+    module: LocalModule, carry: dict[str, torch.Tensor], y: torch.Tensor, index: int
+) -> dict[str, torch.Tensor]:
+    try:
+        return module(carry, y, index)  # type: ignore[no-any-return]
+    except (RuntimeError, ValueError, IndexError) as error:
+        given = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in carry.items())
+        raise ValueError(f"module {index} was given {given} and raised: {error}") from error
+
+
+def _own(built: Built) -> Sequence[tuple[tuple[str, ...], int, int]]:
+    """Return for each module names of the model's tensors, and numbers of parameters of the model and besides."""
+    known = {id(parameter): name for name, parameter in built.model.named_parameters()}
+    found = []
+    for module in built.modules:
+        names = [known[id(p)] for p in module.parameters() if id(p) in known]
+        sizes = [sum(p.numel() for p in module.parameters() if (id(p) in known) == own) for own in (True, False)]
+        found.append((tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names)), *sizes))
+    return found

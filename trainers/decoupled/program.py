@@ -1,0 +1,69 @@
+"""What each rank of a local-learning gang is: one worker, and its messages; `trainers.loop` runs it.
+
+Ranks go through the loop at their own pace: the first asks for the driver's word, the last tells what steps came to,
+and all tell what they measured, are drawn, and hold a part of the state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+
+from trainers import loop, wire
+from trainers.data.base import Dataset
+from trainers.decoupled.links import carried, two_examples
+from trainers.decoupled.settings import Settings, build
+from trainers.decoupled.worker import Worker
+from trainers.loop import Context
+from trainers.pipeline.transport import GroupTransport
+
+
+def run(
+    context: Context,
+    *,
+    settings: Mapping[str, Any],
+    dataset: Dataset,
+    origin_s: float,
+    start: Mapping[str, Any],
+    begin: int,
+    evaluate_every: int,
+    checkpoint_every: int,
+) -> None:
+    """Train from batch `begin + 1` to the last, or until the driver says `stop`.
+
+    Args:
+        settings: of `settings.Settings`, as a mapping. origin_s: what time lines count from, as of `time.time`.
+        start: the state to begin with, tree -> Arrow bytes.
+        evaluate_every, checkpoint_every: in steps; both also after the last.
+    """
+    plain = Settings(**settings)
+    worker = make(context, plain, dataset, origin_s)
+    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    plan = loop.Plan(
+        begin,
+        plain.steps,
+        evaluate_every,
+        checkpoint_every,
+        speaks=context.rank == plain.num_workers - 1,
+        drawn=context.rank,
+        saves=context.rank,
+        measures=True,
+        asks=context.rank == 0,
+    )
+    loop.train(context, worker, plan)
+    worker.link.flush()
+
+
+def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float) -> Worker:
+    """Return this rank's worker. What it will receive it finds by trying the modules before its own."""
+    number, device = context.rank, torch.device(context.device)
+    built = build(settings, dataset)
+    incoming = None
+    if number:
+        dtype = getattr(torch, settings.model["dtype"])
+        before = built.modules[: settings.owned(number).start]
+        incoming = carried(before, built.rule, *two_examples(dataset, dtype), dataset.num_classes)
+    transport = GroupTransport(range(settings.num_workers), number, device, in_flight=1)
+    return Worker(settings, dataset, built, number, incoming, transport, device, counts=True, origin_s=origin_s)

@@ -1,0 +1,116 @@
+"""What every worker of a local-learning run is told, in plain values; each works out its own part from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from strategies import local
+from strategies.local import LocalModule, LocalRule
+from strategies.seeds import integer
+from trainers import models
+from trainers.data.base import Dataset
+from trainers.pipeline.settings import Order
+
+
+class Settings(NamedTuple):
+    """The training of a network by a rule of local learning.
+
+    Args:
+        model: the experiment's `model` section. seed: the run's. model_seed: the model's own.
+        rule: `name` and the arguments of `strategies.local.rule`.
+        shares: how many of the rule's modules each worker owns, in order; empty before that is known.
+        batch_size, steps: of the whole run; a step is one batch of each module.
+        evaluate_batch: test examples of one forward pass.
+        optimizer: name and arguments, of each module's own. learning_rate: its schedule, by the batch's number.
+        queue: batches that may be between two workers.
+    """
+
+    model: Mapping[str, Any]
+    seed: int
+    model_seed: int
+    rule: Mapping[str, Any]
+    shares: tuple[int, ...]
+    batch_size: int
+    steps: int
+    evaluate_batch: int
+    optimizer: Mapping[str, Any]
+    learning_rate: Mapping[str, Any]
+    queue: int
+
+    @property
+    def num_workers(self) -> int:
+        return len(self.shares)
+
+    def owned(self, worker: int) -> range:
+        """Return the numbers of the modules of a worker."""
+        start = sum(self.shares[:worker])
+        return range(start, start + self.shares[worker])
+
+    def order(self, num_examples: int) -> Order:
+        """Return which examples each batch has; a pipeline with this seed and batch size sees the same."""
+        return Order(self.seed, self.batch_size, num_examples)
+
+    def batch_seed(self, step: int) -> int:
+        """Return what the modules' seeds for step `step`, from 1, come from."""
+        return integer(self.seed, "local batch", step)
+
+    def evaluation_seed(self, index: int) -> int:
+        """Return the seed of a batch of test examples: the same at every evaluation."""
+        return integer(self.seed, "local evaluation", index)
+
+
+class Built(NamedTuple):
+    """A model and the modules that a rule makes of it; what of the model the modules have is shared with it."""
+
+    model: nn.Module
+    rule: LocalRule
+    modules: list[LocalModule]
+
+    def names(self) -> list[dict[str, str]]:
+        """Return for each module its tensors' own names -> their names in checkpoints.
+
+        Those are the model's, and `auxiliary.K.NAME` for what module K has beside the model.
+
+        Raises:
+            ValueError: when the model has such a name itself.
+        """
+        known = {id(tensor): name for name, tensor in _tensors(self.model)}
+        taken, found = set(known.values()), []
+        for index, module in enumerate(self.modules):
+            names = {}
+            for name, tensor in _tensors(module):
+                names[name] = known.get(id(tensor)) or f"auxiliary.{index}.{name.removeprefix('auxiliary.')}"
+                if names[name] in taken and id(tensor) not in known:
+                    raise ValueError(f"two tensors would be called {names[name]}; call the model's own something else")
+                taken.add(names[name])
+            found.append(names)
+        return found
+
+
+def build(settings: Settings, dataset: Dataset) -> Built:
+    """Return the model, drawn from its seed, and the rule's modules, drawn from the run's.
+
+    Raises:
+        ValueError: when the rule's arguments, or the model, do not suit the rule.
+    """
+    model = models.build(
+        settings.model,
+        input_shape=dataset.input_shape,
+        num_classes=dataset.num_classes,
+        seed=settings.model_seed,
+    )
+    rule = local.rule(**settings.rule)
+    modules = rule.modules(
+        local.units(model),
+        num_classes=dataset.num_classes,
+        input_shape=dataset.input_shape,
+        seed=integer(settings.seed, "local modules"),
+    )
+    return Built(model, rule, modules)
+
+
+def _tensors(module: nn.Module) -> Sequence[tuple[str, Any]]:
+    return [*module.named_parameters(), *module.named_buffers()]

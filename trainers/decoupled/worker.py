@@ -1,0 +1,223 @@
+"""One worker of a local-learning run, lossless: each batch once, in order, and the same bits as the serial program.
+
+    a batch      receive, or read and start; forward through own modules, each of which then learns; the last one's
+                 carry is sent before it does
+    evaluation   the same way down, without learning; the last worker scores
+    state        own modules', after one and the same batch on every worker, though not at the same time
+
+What a module does for a batch depends on the batch and its own state (`strategies.local.serial`), so it does not
+matter how far workers are apart, and they never meet. The learning rate and all seeds are functions of the batch's
+number.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from collections import deque
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strategies.local import Carry, serial
+from strategies.local.memory import Saved
+from trainers import learning_rate, optimizers
+from trainers.data import to_labels, to_tensor
+from trainers.data.base import Dataset
+from trainers.decoupled.links import Carried, Link, Mark
+from trainers.decoupled.settings import Built, Settings
+from trainers.decoupled.state import Holding, rest
+from trainers.local import NotFinite
+from trainers.loop import Outcome, Spans
+from trainers.pipeline.state import Trees
+from trainers.pipeline.transport import Transport
+
+DRAWN = 16
+"""Batches of the time line: the last ones before an evaluation."""
+
+
+class Worker:
+    """Some of a rule's modules, one after the other.
+
+    Args:
+        built: model and modules, of which this worker keeps its own. number: which worker.
+        incoming: what it receives; None for the first. counts: whether links leave this process.
+        origin_s: on the clock of `time.time`, what time lines count from.
+    """
+
+    ends = False
+
+    def __init__(
+        self,
+        settings: Settings,
+        dataset: Dataset,
+        built: Built,
+        number: int,
+        incoming: Carried | None,
+        transport: Transport,
+        device: torch.device,
+        *,
+        counts: bool,
+        origin_s: float,
+    ) -> None:
+        self.settings, self.number = settings, number
+        self._dataset, self._rule, self._device = dataset, built.rule, device
+        self._owned = settings.owned(number)
+        self._is_first, self._is_last = number == 0, number == settings.num_workers - 1
+        names = built.names()
+        self._modules = [built.modules[index].to(device) for index in self._owned]
+        self._optimizers = [optimizers.build(settings.optimizer, module.parameters()) for module in self._modules]
+        self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        kept = rest(built.model, names) if self._is_first else {}
+        self._holding = Holding(self._modules, [names[index] for index in self._owned], self._optimizers, kept)
+        self.link = Link(transport, number, incoming, settings.queue, counts=counts)
+        self._order = settings.order(len(dataset.train_y))
+        self._dtype = getattr(torch, settings.model["dtype"])
+        self._last = 0
+        self._losses: list[list[float]] = [[] for _ in self._modules]
+        self._saved_bytes: list[int] = []
+        self._spans: deque[list[tuple[str, int, int, float, float, float]]] = deque(maxlen=DRAWN)
+        self._origin_s = origin_s - time.time() + time.perf_counter()
+
+    # ---------------------------------------------------------------------------------------------------- a batch
+
+    def step(self, number: int, stop: bool = False) -> Outcome:
+        """Train on batch `number`, from 1.
+
+        Args:
+            stop: the wish to stop, which counts on the first worker: it says which batch is the last, and the batch
+                that it sends on says so to the others.
+
+        Raises:
+            NotFinite: when a module's loss is not.
+        """
+        began = time.perf_counter()
+        rows = self._order.batch(number - 1)
+        seed = self.settings.batch_seed(number)
+        carry, mark = self._take(number, rows, seed, stop)
+        targets = to_labels(self._dataset.train_y[rows]).to(self._device)
+        self._set_rates(number)
+        ready, spans = time.perf_counter(), []
+        measures = not self._saved_bytes
+        for place, index in enumerate(self._owned):
+            module = self._modules[place]
+            with Saved([module]) if measures else nullcontext() as saved:
+                carry = module(carry, targets, serial.module_seed(seed, index))
+                if place + 1 == len(self._modules) and not self._is_last:
+                    self._pass_on(number, carry, mark)
+                forward_end = time.perf_counter()
+                loss = serial.learn(module, self._optimizers[place])
+            if saved is not None:
+                self._saved_bytes.append(saved.peak_bytes)
+            learned = time.perf_counter()
+            if not math.isfinite(loss):
+                raise NotFinite(f"training diverged at step {number}: module {index} has loss {loss}")
+            self._losses[place].append(loss)
+            spans += [
+                ("F", place, number, began, ready, forward_end),
+                ("B", place, number, *[forward_end] * 2, learned),
+            ]
+            began = ready = learned
+        self.link.done()
+        self._spans.append(spans)
+        values = {}
+        if self._is_last:
+            values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(mark.sent_bytes)}
+        return Outcome(values, number == mark.last)
+
+    def _take(self, number: int, rows: Any, seed: int, stop: bool) -> tuple[Carry, Mark]:
+        """Return a batch as this worker's first module takes it."""
+        if self._is_first:
+            if stop and not self._last:  # receives are posted up to `ahead` batches from now
+                self._last = min(number + self.link.ahead, self.settings.steps)
+            mark = Mark(self._last, 0)
+        else:
+            received, mark = self.link.receive(number, len(rows), self._last or self.settings.steps)
+            self._last = mark.last
+        if not self._is_first and self._rule.stream == "forward":
+            return received, mark
+        y = to_labels(self._dataset.train_y[rows]).to(self._device)
+        return self._rule.start(self._inputs(self._dataset.train_x[rows]), y, self._dataset.num_classes, seed), mark
+
+    def _pass_on(self, number: int, carry: Carry, mark: Mark) -> None:
+        self.link.send(number, carry if self._rule.stream == "forward" else {}, mark)
+
+    def _set_rates(self, number: int) -> None:
+        rate = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
+        for optimizer, base in zip(self._optimizers, self._base_lr, strict=True):
+            for group, lr in zip(optimizer.param_groups, base, strict=True):
+                group["lr"] = lr * rate
+
+    def _inputs(self, rows: Any) -> Tensor:
+        return to_tensor(rows, self._dataset, self._dtype).to(self._device)
+
+    # ------------------------------------------------------------------------------------------------- evaluation
+
+    def evaluate(self, number: int) -> Mapping[str, float]:
+        """Measure the model on the test examples after batch `number`.
+
+        Returns:
+            What this worker knows: of the last one `test/*`; of all, for each module, its mean loss since the last
+            evaluation and the bytes that its backward pass needs; between processes, the worker's peak memory.
+        """
+        dataset, size = self._dataset, self.settings.evaluate_batch
+        starts = range(0, len(dataset.test_y), size)
+        sizes = [min(size, len(dataset.test_y) - start) for start in starts]
+        loss = correct = 0.0
+        for index, start in enumerate(starts):
+            rows = slice(start, start + size)
+            if self._is_first:
+                x, seed = self._inputs(dataset.test_x[rows]), self.settings.evaluation_seed(index)
+                carry = self._rule.start(x, None, dataset.num_classes, seed)
+            else:
+                carry = self.link.receive_test(index, sizes)
+            for module in self._modules:
+                carry = module.infer(carry)
+            if self._is_last:
+                scores, y = self._rule.scores(carry), to_labels(dataset.test_y[rows]).to(self._device)
+                loss += float(torch.nn.functional.cross_entropy(scores, y, reduction="sum"))
+                correct += int((scores.argmax(-1) == y).sum())
+            else:
+                self.link.send_test(index, carry)
+            self.link.done()
+        return self._told(loss / len(dataset.test_y), correct / len(dataset.test_y))
+
+    def _told(self, loss: float, accuracy: float) -> dict[str, float]:
+        found = {"test/loss": loss, "test/accuracy": accuracy} if self._is_last else {}
+        for index, losses in zip(self._owned, self._losses, strict=True):
+            if losses:
+                found[f"modules/loss_{index}"] = math.fsum(losses) / len(losses)
+        for index, num_bytes in zip(self._owned, self._saved_bytes, strict=False):
+            found[f"modules/saved_bytes_{index}"] = float(num_bytes)
+        if self.link.counts:
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            found[f"workers/memory_bytes_{self.number}"] = 1024.0 * peak
+        self._losses = [[] for _ in self._modules]
+        return found
+
+    def spans_since(self, began_s: float) -> Spans:
+        """Return the spans of the last batches, in seconds since the run's workers began, whatever `began_s`.
+
+        Workers are batches apart: what they did in one step of theirs would not lie side by side.
+        """
+        found = [span for spans in self._spans for span in spans]
+        first = found[0][2] if found else 0
+        self._spans.clear()
+        return [
+            (kind, chunk, number - first, *(time_s - self._origin_s for time_s in times))
+            for kind, chunk, number, *times in found
+        ]
+
+    # ------------------------------------------------------------------------------------------------------ state
+
+    def export(self) -> dict[str, dict[str, Tensor]]:
+        """Return this worker's part of what a checkpoint holds."""
+        return self._holding.export()
+
+    def restore(self, trees: Trees) -> None:
+        """Take this worker's part out of the whole state."""
+        self._holding.restore(trees)
