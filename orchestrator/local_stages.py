@@ -88,7 +88,12 @@ def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
         evaluate_batch=experiment.evaluate.batch_size,
         optimizer=strategy.optimizer.model_dump(),
         learning_rate=strategy.learning_rate.model_dump(),
-        queue=strategy.queue,
+        queue=1 if strategy.regime == "asynchronous" else strategy.queue,
+        regime=strategy.regime,
+        buffer=strategy.buffer,
+        max_reuse=strategy.max_reuse,
+        quota=experiment.evaluate_every,
+        slowdown=tuple(strategy.slowdown.get(worker, 1.0) for worker in range(strategy.modules)),
     )
 
 

@@ -42,4 +42,35 @@ def _places(experiment: Experiment, strategy: LocalLearning) -> Iterator[Finding
         yield Finding(("cluster", "device"), message, "cluster.device=cpu, or cluster.workers=0")
 
 
-LOCAL_CHECKS = (_local,)
+def _regime(experiment: Experiment) -> Iterator[Finding]:
+    """Refuse what only the other regime reads."""
+    strategy = experiment.strategy
+    if not isinstance(strategy, LocalLearning):
+        return
+    regime = (("strategy", "regime"),)
+    given = strategy.model_fields_set
+    if (
+        strategy.regime == "asynchronous"
+        and "queue" in given
+        and strategy.queue != LocalLearning.model_fields["queue"].default
+    ):
+        message = f"got {strategy.queue}, but asynchronous workers have a ring buffer, not a queue"
+        yield Finding(("strategy", "queue"), message, "strategy.buffer=N, or strategy.regime=lossless", regime)
+    for name in ("buffer", "max_reuse", "slowdown"):
+        value = getattr(strategy, name)
+        if strategy.regime == "lossless" and value != LocalLearning.model_fields[name].default:
+            message = f"got {value!r}, but a lossless run has no ring buffer: each batch is used once, in order"
+            if name == "slowdown":
+                message = f"got {value!r}, but what a lossless run computes does not depend on speed"
+            yield Finding(("strategy", name), message, "strategy.regime=asynchronous", regime)
+    for worker in strategy.slowdown:
+        if worker >= strategy.modules:
+            message = f"got worker {worker}, expected 0 to {strategy.modules - 1}"
+            yield Finding(("strategy", "slowdown"), message, "", (("strategy", "modules"),))
+    if strategy.slowdown and experiment.cluster.workers:
+        message = "got slow workers, but between processes real speed decides"
+        yield Finding(("strategy", "slowdown"), message, "cluster.workers=0, for a clock on which they are slow")
+
+
+LOCAL_CHECKS = (_local, _regime)
+"""Checks of experiments of local learning."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.config.fields import NonNegativeInt, PositiveInt, Section
+from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section
 from orchestrator.config.local_rules import AugLocal, LocalRule
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
@@ -20,7 +20,21 @@ class LocalLearning(Section):
     modules: PositiveInt = Field(
         2, description="processes; each owns one module, or several in a row where the rule makes more of them"
     )
-    queue: PositiveInt = Field(4, description="batches that may be between two workers; then the faster one waits")
+    regime: Literal["lossless", "asynchronous"] = Field(
+        "lossless",
+        description="lossless: each batch once and in order, bits as in one process; asynchronous: each worker at its "
+        "own pace on the batches of a ring buffer, which is not reproducible between processes",
+    )
+    queue: PositiveInt = Field(
+        4, description="batches that may be between two workers; then the faster one waits; lossless"
+    )
+    buffer: PositiveInt = Field(4, description="batches of the ring buffer before each worker; asynchronous")
+    max_reuse: NonNegativeInt | None = Field(
+        None, description="times that a batch may be used again, null without limit; asynchronous"
+    )
+    slowdown: dict[NonNegativeInt, PositiveFloat] = Field(
+        {}, description="worker: how much slower it is, on the clock of an asynchronous run in one process"
+    )
     steps: PositiveInt = Field(100, description="batches that every module trains on")
     batch_size: PositiveInt = Field(32, description="examples of a batch")
     optimizer: Optimizer = Field(Optimizer(), description="how a step moves a module's weights; one for each module")

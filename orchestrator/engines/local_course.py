@@ -42,9 +42,10 @@ class LocalCourse:
 
     def inline(self, device: torch.device) -> InlineWorkers:
         """As `gang.Course.inline`."""
-        from trainers.decoupled.inline import InlineWorkers
+        from trainers.decoupled.inline import InlineReplay, InlineWorkers
 
-        return InlineWorkers(self._settings, self._prepared.dataset, device)
+        kind = InlineReplay if self._settings.regime == "asynchronous" else InlineWorkers
+        return kind(self._settings, self._prepared.dataset, device)
 
     def summary(self) -> dict[str, Any]:
         """As `gang.Course.summary`."""

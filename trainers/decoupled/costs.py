@@ -13,6 +13,7 @@ from strategies.local.memory import Saved
 from trainers import optimizers
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
+from trainers.decoupled.links import num_bytes
 from trainers.decoupled.settings import Built, Settings
 from trainers.threads import intra_op_threads
 
@@ -62,7 +63,7 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
                 if repeat:
                     times[index].append((ready - began, time.perf_counter() - ready))
                 saved_bytes[index] = max(saved_bytes[index], saved.peak_bytes)
-                sent_bytes[index] = sum(tensor.numel() * tensor.element_size() for tensor in carry.values())
+                sent_bytes[index] = num_bytes(carry)
     if built.rule.stream == "none":
         sent_bytes = [0] * len(built.modules)
     own = _own(built)

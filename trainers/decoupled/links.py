@@ -2,8 +2,8 @@
 
     queue     the receiver has posted `queue - 1` receives ahead, the sender waits for its last message to be taken:
               so at most `queue` batches are between two workers, and a fast one waits for a slow one
-    mark      two numbers that go with each batch: which batch is the last, 0 while nobody knows, and the bytes that
-              were sent for this batch so far
+    mark      three numbers that go with each batch: which batch it is, which is the last, 0 while nobody knows, and
+              the bytes that were sent for this batch so far
     stop      the first worker decides; as receives are posted ahead, the last batch is then some batches away
 
 Labels do not travel: every worker has the data, and knows which examples a batch has from its number.
@@ -23,8 +23,8 @@ from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.pipeline.transport import Key, Spec, Transport
 
-_MARK = Spec("mark", (2,), torch.int64)
-_MARK_BYTES = 16
+_MARK = Spec("mark", (3,), torch.int64)
+MARK_BYTES = 24
 _NUMBERS = 1 << 14  # that a message's key can tell apart; far more than are under way
 
 
@@ -32,9 +32,11 @@ class Mark(NamedTuple):
     """What goes with a batch.
 
     Args:
-        last: number of the run's last batch, 0 while it is unknown. sent_bytes: for this batch, over the links so far.
+        batch: its number, from 1. last: number of the run's last step, 0 while it is unknown.
+        sent_bytes: over the links so far, for this batch; in asynchronous runs, for all.
     """
 
+    batch: int
     last: int
     sent_bytes: int
 
@@ -59,6 +61,11 @@ def carried(before: Sequence[LocalModule], rule: LocalRule, x: Tensor, y: Tensor
     if rule.stream == "none":
         train = {}
     return Carried(_specs(train, len(x)), _specs(infer, len(x)))
+
+
+def num_bytes(carry: Carry) -> int:
+    """Return the bytes of a carry's tensors."""
+    return sum(tensor.numel() * tensor.element_size() for tensor in carry.values())
 
 
 def two_examples(dataset: Dataset, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -91,11 +98,11 @@ class Link:
         return carry, Mark(*carry.pop("mark").tolist())
 
     def send(self, number: int, carry: Carry, mark: Mark) -> None:
-        """Send training batch `number` on."""
+        """Send a training batch on, as message `number`; the bytes of the message are added to those of the mark."""
         tensors = self._outgoing(carry)
-        own = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) + _MARK_BYTES
-        told = torch.tensor([mark.last, mark.sent_bytes + (own if self.counts else 0)])
-        self._send("F", number, {**tensors, "mark": told})
+        if self.counts:
+            mark = mark._replace(sent_bytes=mark.sent_bytes + MARK_BYTES + num_bytes(tensors))
+        self._send("F", number, {**tensors, "mark": torch.tensor(mark)})
 
     def receive_test(self, index: int, sizes: Sequence[int]) -> Carry:
         """Wait for a batch of test examples, of which each has so many."""
@@ -108,6 +115,10 @@ class Link:
     def send_test(self, index: int, carry: Carry) -> None:
         """Send a batch of test examples on."""
         self._send("E", index + 1, self._outgoing(carry))
+
+    def inbox(self, transport: Transport) -> Link:
+        """Return the receiving end alone, over another transport and without a queue: for a thread of its own."""
+        return Link(transport, self._number, self._incoming, 1, counts=self.counts)
 
     def done(self) -> None:
         """Say that what was received is read no more, so that its memory may be used again."""

@@ -13,7 +13,8 @@ import torch
 
 from trainers import loop, wire
 from trainers.data.base import Dataset
-from trainers.decoupled.links import carried, two_examples
+from trainers.decoupled.links import Link, carried, two_examples
+from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.worker import Worker
 from trainers.loop import Context
@@ -39,8 +40,11 @@ def run(
         evaluate_every, checkpoint_every: in steps; both also after the last.
     """
     plain = Settings(**settings)
-    worker = make(context, plain, dataset, origin_s)
+    worker = make(context, plain, dataset, origin_s, begin)
     worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    if isinstance(worker, ReplayingWorker) and worker.number:
+        transport = GroupTransport(range(plain.num_workers), worker.number, torch.device(context.device))
+        worker.listen(worker.link.inbox(transport))
     plan = loop.Plan(
         begin,
         plain.steps,
@@ -56,7 +60,7 @@ def run(
     worker.link.flush()
 
 
-def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float) -> Worker:
+def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float, begin: int = 0) -> Worker:
     """Return this rank's worker. What it will receive it finds by trying the modules before its own."""
     number, device = context.rank, torch.device(context.device)
     built = build(settings, dataset)
@@ -66,4 +70,7 @@ def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float
         before = built.modules[: settings.owned(number).start]
         incoming = carried(before, built.rule, *two_examples(dataset, dtype), dataset.num_classes)
     transport = GroupTransport(range(settings.num_workers), number, device, in_flight=1)
-    return Worker(settings, dataset, built, number, incoming, transport, device, counts=True, origin_s=origin_s)
+    link = Link(transport, number, incoming, settings.queue, counts=True)
+    if settings.regime == "asynchronous":
+        return ReplayingWorker(settings, dataset, built, number, link, device, origin_s=origin_s, begin=begin)
+    return Worker(settings, dataset, built, number, link, device, origin_s=origin_s)

@@ -25,7 +25,10 @@ class Settings(NamedTuple):
         batch_size, steps: of the whole run; a step is one batch of each module.
         evaluate_batch: test examples of one forward pass.
         optimizer: name and arguments, of each module's own. learning_rate: its schedule, by the batch's number.
-        queue: batches that may be between two workers.
+        queue: batches that may be between two workers. regime: `lossless`, each batch once and in order; or
+            `asynchronous`, with a ring buffer before each worker (`replaying`).
+        buffer, max_reuse: of that buffer, see `strategies.local.replay`. quota: steps that every worker does between
+            two evaluations. slowdown: of each worker on the clock of a run in one process; empty for none.
     """
 
     model: Mapping[str, Any]
@@ -39,6 +42,11 @@ class Settings(NamedTuple):
     optimizer: Mapping[str, Any]
     learning_rate: Mapping[str, Any]
     queue: int
+    regime: str = "lossless"
+    buffer: int = 1
+    max_reuse: int | None = None
+    quota: int = 1
+    slowdown: tuple[float, ...] = ()
 
     @property
     def num_workers(self) -> int:
@@ -48,6 +56,10 @@ class Settings(NamedTuple):
         """Return the numbers of the modules of a worker."""
         start = sum(self.shares[:worker])
         return range(start, start + self.shares[worker])
+
+    def end_of_quota(self, step: int) -> int:
+        """Return the first step from `step` on after which there is an evaluation."""
+        return min(-(-step // self.quota) * self.quota, self.steps)
 
     def order(self, num_examples: int) -> Order:
         """Return which examples each batch has; a pipeline with this seed and batch size sees the same."""

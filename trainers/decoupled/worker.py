@@ -28,13 +28,12 @@ from strategies.local.memory import Saved
 from trainers import learning_rate, optimizers
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
-from trainers.decoupled.links import Carried, Link, Mark
+from trainers.decoupled.links import Link, Mark
 from trainers.decoupled.settings import Built, Settings
 from trainers.decoupled.state import Holding, rest
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
 from trainers.pipeline.state import Trees
-from trainers.pipeline.transport import Transport
 
 DRAWN = 16
 """Batches of the time line: the last ones before an evaluation."""
@@ -45,7 +44,7 @@ class Worker:
 
     Args:
         built: model and modules, of which this worker keeps its own. number: which worker.
-        incoming: what it receives; None for the first. counts: whether links leave this process.
+        link: to the workers beside it.
         origin_s: on the clock of `time.time`, what time lines count from.
     """
 
@@ -57,11 +56,9 @@ class Worker:
         dataset: Dataset,
         built: Built,
         number: int,
-        incoming: Carried | None,
-        transport: Transport,
+        link: Link,
         device: torch.device,
         *,
-        counts: bool,
         origin_s: float,
     ) -> None:
         self.settings, self.number = settings, number
@@ -74,7 +71,7 @@ class Worker:
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         kept = rest(built.model, names) if self._is_first else {}
         self._holding = Holding(self._modules, [names[index] for index in self._owned], self._optimizers, kept)
-        self.link = Link(transport, number, incoming, settings.queue, counts=counts)
+        self.link = link
         self._order = settings.order(len(dataset.train_y))
         self._dtype = getattr(torch, settings.model["dtype"])
         self._last = 0
@@ -96,10 +93,9 @@ class Worker:
             NotFinite: when a module's loss is not.
         """
         began = time.perf_counter()
-        rows = self._order.batch(number - 1)
         seed = self.settings.batch_seed(number)
-        carry, mark = self._take(number, rows, seed, stop)
-        targets = to_labels(self._dataset.train_y[rows]).to(self._device)
+        carry, mark = self._take(number, stop)
+        targets = to_labels(self._dataset.train_y[self._order.batch(mark.batch - 1)]).to(self._device)
         self._set_rates(number)
         ready, spans = time.perf_counter(), []
         measures = not self._saved_bytes
@@ -126,25 +122,35 @@ class Worker:
         self._spans.append(spans)
         values = {}
         if self._is_last:
-            values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(mark.sent_bytes)}
+            values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(self._sent_bytes(mark))}
         return Outcome(values, number == mark.last)
 
-    def _take(self, number: int, rows: Any, seed: int, stop: bool) -> tuple[Carry, Mark]:
+    def _take(self, number: int, stop: bool) -> tuple[Carry, Mark]:
         """Return a batch as this worker's first module takes it."""
         if self._is_first:
-            if stop and not self._last:  # receives are posted up to `ahead` batches from now
-                self._last = min(number + self.link.ahead, self.settings.steps)
-            mark = Mark(self._last, 0)
-        else:
-            received, mark = self.link.receive(number, len(rows), self._last or self.settings.steps)
-            self._last = mark.last
-        if not self._is_first and self._rule.stream == "forward":
-            return received, mark
+            if stop and not self._last:
+                self._last = self._last_after(number)
+            return self._start(number), Mark(number, self._last, 0)
+        received, mark = self.link.receive(number, self.settings.batch_size, self._last or self.settings.steps)
+        self._last = mark.last
+        return received if self._rule.stream == "forward" else self._start(number), mark
+
+    def _last_after(self, number: int) -> int:
+        """Return the last batch of a run that is to stop: later workers may have posted receives up to this one."""
+        return min(number + self.settings.queue - 1, self.settings.steps)
+
+    def _start(self, number: int) -> Carry:
+        """Return a batch as the first module takes it."""
+        rows, seed = self._order.batch(number - 1), self.settings.batch_seed(number)
         y = to_labels(self._dataset.train_y[rows]).to(self._device)
-        return self._rule.start(self._inputs(self._dataset.train_x[rows]), y, self._dataset.num_classes, seed), mark
+        return self._rule.start(self._inputs(self._dataset.train_x[rows]), y, self._dataset.num_classes, seed)
 
     def _pass_on(self, number: int, carry: Carry, mark: Mark) -> None:
         self.link.send(number, carry if self._rule.stream == "forward" else {}, mark)
+
+    def _sent_bytes(self, mark: Mark) -> int:
+        """Return what was sent over all links for the last worker's present step."""
+        return mark.sent_bytes
 
     def _set_rates(self, number: int) -> None:
         rate = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)

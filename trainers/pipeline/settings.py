@@ -89,7 +89,7 @@ class Order:
 
 
 class Batches:
-    """Which examples each optimizer step sees, as batches in their `Order`, and which micro-batches they are cut into."""
+    """Which batches, in their `Order`, each optimizer step has, and which micro-batches they are cut into."""
 
     def __init__(self, settings: Settings, num_examples: int) -> None:
         self._settings = settings
