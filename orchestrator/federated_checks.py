@@ -135,7 +135,7 @@ def _shapes(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         message = f"got {kind!r}, which mixes examples of different clients, and clients differ in their shape"
         yield Problem(where(path), path, message, "data.partition={kind: column}")
         return
-    section, pattern = experiment.model.model_dump(), experiment.strategy.aggregate_keys
+    section, pattern = experiment.model_section, experiment.strategy.aggregate_keys
     bodies = Bodies(section, dataset, integer(experiment.seed, "model"), pattern, torch.device("cpu"))
     try:
         for shape in dict.fromkeys(dataset.client_shapes or ()):

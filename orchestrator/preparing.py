@@ -276,13 +276,13 @@ def _partition(experiment: Experiment, dataset: Dataset, where: Origins) -> Part
 
 
 def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Module:
-    section = experiment.model.model_dump()
+    section = experiment.model_section
     shape, classes = dataset.input_shape, dataset.num_classes
     seed = integer(experiment.seed, "model")
     try:
         if not isinstance(experiment.model, OwnModel):
             with torch.device("meta"):  # sizes without memory
-                shapes = models.build(section, input_shape=shape, num_classes=classes, seed=seed)
+                shapes = models.build(experiment.model.model_dump(), input_shape=shape, num_classes=classes, seed=seed)
             need, have = sum(p.numel() * p.element_size() for p in shapes.parameters()), memory_bytes()
             if need > have:
                 message = f"needs {_gib(need)} of memory for its weights, this machine has {_gib(have)}"

@@ -4,7 +4,8 @@ Source: McMahan et al. 2017 (arXiv:1602.05629), Algorithm 1, ClientUpdate. Each 
 client's examples in an order drawn for (seed, round, client); the last batch of an epoch may be smaller.
 
 This is the loop that any module and any optimizer of torch can go through. `trainers.batched` computes the same for
-the models that it understands, many clients at once.
+the models that it understands, many clients at once. Where the model has a rule of local learning (`local_rule.py`),
+gradients are those of its modules' own losses.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch.nn import functional
 
 from strategies.base import Correction, Tree
 from strategies.seeds import generator, integer
-from trainers import layout, modules, optimizers
+from trainers import layout, local_rule, modules, optimizers
 
 
 class LocalSettings(NamedTuple):
@@ -158,13 +159,18 @@ def train(
     named = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     own_optimizer = _optimizer(settings, named, optimizer)
     step = _stepper(settings, task, named, own_optimizer)
-    parameters = list(named.values())
+    parameters, learning = list(named.values()), local_rule.of(model)
     losses, counts = [], []
     with _seeded(x.device, integer(run_seed, "client", *task.seed_indices)), _counters_kept(model):
         rng = generator(run_seed, "batches", *task.seed_indices)
         for chosen in batches(len(x), settings, rng, task.num_steps):
-            loss = loss_of(model(x[chosen]), y[chosen])
-            step(torch.autograd.grad(loss, parameters, allow_unused=True))
+            if learning is None:
+                loss = loss_of(model(x[chosen]), y[chosen])
+                gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+            else:
+                seed = integer(run_seed, "local rule", *task.seed_indices, len(counts))
+                loss, gradients = learning.gradients(x[chosen], y[chosen], seed, parameters)
+            step(gradients)
             losses.append(loss.detach())
             counts.append(len(chosen))
     weights = torch.tensor(counts, dtype=torch.float64, device=x.device)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from orchestrator.config.checks import Finding
 from orchestrator.config.inputs import Iid
 from orchestrator.config.local_learning import LocalLearning
-from orchestrator.config.schema import Cluster, DataSection, Experiment, Shakespeare
+from orchestrator.config.schema import Cluster, DataSection, Experiment, Federated, Shakespeare
 
 
 def _local(experiment: Experiment) -> Iterator[Finding]:
@@ -72,5 +72,23 @@ def _regime(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(("strategy", "slowdown"), message, "cluster.workers=0, for a clock on which they are slow")
 
 
-LOCAL_CHECKS = (_local, _regime)
+def _client_rule(experiment: Experiment) -> Iterator[Finding]:
+    """Refuse rules where clients cannot train by one."""
+    client = getattr(experiment.strategy, "client", None)
+    rule = getattr(client, "rule", None)
+    if rule is None:
+        return
+    here, hint = ("strategy", "client", "rule"), "strategy.client.rule=null"
+    if not isinstance(experiment.strategy, Federated):
+        message = f"got {rule.name!r}, but only clients of a federated strategy train by a rule of local learning"
+        yield Finding(here, message, hint, (("strategy", "kind"),))
+    elif isinstance(experiment.data, Shakespeare):
+        message = f"got {rule.name!r}, but rules of local learning learn from classes, and this data is text"
+        yield Finding(here, message, hint, (("data", "name"),))
+    elif rule.name not in ("auglocal", "dgl", "predsim"):
+        message = f"got {rule.name!r}, but clients train by rules that leave the model's own inference as it is"
+        yield Finding(here, message, "auglocal, dgl or predsim")
+
+
+LOCAL_CHECKS = (_local, _regime, _client_rule)
 """Checks of experiments of local learning."""

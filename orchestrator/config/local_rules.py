@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Discriminator, Field, Tag
 
-from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from orchestrator.config.fields import NonNegativeInt, PositiveInt, Section
 
 UpToOne = Annotated[float, Ge(0), Le(1)]
 
@@ -27,6 +27,13 @@ class _Rule(Section):
         told = self.model_dump(exclude={"name"})
         if "modules" in told and told["modules"] is None:
             told["modules"] = num_modules
+        return told
+
+    def alone(self) -> dict[str, Any]:
+        """Return the arguments where one process has all modules: as many as the rule's paper has."""
+        told = self.model_dump(exclude={"name"})
+        if told.get("modules", 1) is None:
+            told["modules"] = "paper" if self.name == "auglocal" else "each"
         return told
 
 

@@ -228,6 +228,13 @@ class Experiment(Section):
     grid: RunGrid | None = Field(None, description="every combination of values as a run, with heat maps")
 
     @property
+    def model_section(self) -> dict[str, Any]:
+        """What models are built from: the section, and the rule by which clients train, where there is one."""
+        section = self.model.model_dump()
+        rule = self.strategy.client.rule if isinstance(self.strategy, Federated) else None
+        return section if rule is None else {**section, "local_rule": {"name": rule.name, **rule.alone()}}
+
+    @property
     def num_workers(self) -> int:
         """Processes that train, besides this one; 0 when this one does."""
         gang = isinstance(self.strategy, Pipeline | GraphPipeline | LocalLearning)

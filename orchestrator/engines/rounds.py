@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.executor import Executor, WorkerSpec
+from orchestrator.client_rule import rule_summary
 from orchestrator.client_store import ClientStore
 from orchestrator.config.codecs import Codec
 from orchestrator.config.schema import Experiment
@@ -102,7 +103,7 @@ class RoundsEngine:
 
     def summary(self) -> dict[str, Any]:
         """Return sizes and labels of the partition."""
-        return {**summarise(self.experiment, self.prepared), **self._guard.summary()}
+        return {**summarise(self.experiment, self.prepared), **self._guard.summary(), **rule_summary(self.prepared)}
 
     def initial_state(self) -> RunState:
         """Return the state before the first step: the freshly built model, at virtual time 0."""
@@ -117,7 +118,7 @@ class RoundsEngine:
             WorkerSpec(
                 "trainers.cohort:CohortWorker",
                 {
-                    "model": experiment.model.model_dump(),
+                    "model": experiment.model_section,
                     "algorithm": self._rule_arguments(),
                     "client": strategy.client.model_dump(),
                     "dataset": self.executor.share(self._guard.dataset),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 
 from markupsafe import Markup
 
@@ -123,7 +123,19 @@ def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
         seen = len({client for clients in facts.rounds.values() for client in clients if client < own})
         note = f"{seen:,} took part, {summed_up(found)}" if found.every else f"{seen:,} took part"
         tiles.append(Tile("clients", f"{own:,}", note))
+    tiles += _rule(facts)
     return tiles + (graph_page.costs(facts) if on_graph else pipeline_page.tiles(facts))
+
+
+def _rule(facts: Facts) -> Iterator[Tile]:
+    """Yield what autograd keeps of a client's batch, where clients train by a rule of local learning."""
+    told = (facts.partition or {}).get("rule")
+    if not isinstance(told, Mapping):
+        return
+    kept, whole = told.get("kept_bytes"), told.get("backpropagation_bytes")
+    if isinstance(kept, int) and isinstance(whole, int) and whole > 0:
+        note = f"{scales.percent(kept / whole)} of backpropagation's, by {told.get('name')}"
+        yield Tile("kept for backward", scales.memory(kept), note)
 
 
 def _time(facts: Facts) -> Section | None:

@@ -7,7 +7,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from trainers import modules
+from trainers import local_rule, modules
 from trainers.batched.block import joined
 from trainers.batched.chain import parse
 from trainers.batched.general import General
@@ -30,6 +30,8 @@ def refusal(model: nn.Module, settings: LocalSettings, dataset: Dataset) -> str:
     name = str(settings.optimizer["name"]).lower()
     if name not in ELEMENTWISE:
         return f"optimizer {name} does not work element by element"
+    if local_rule.of(model) is not None:
+        return "its modules learn one after another, by a rule of local learning"
     for path, module in model.named_modules():
         what = f"{path} ({type(module).__name__})"
         if isinstance(module, nn.modules.batchnorm._BatchNorm):

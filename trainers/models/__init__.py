@@ -35,7 +35,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 NAMES = tuple(_BUILDERS)
 GRAPH_NAMES = ("gcn", "sage", "gcnii", "resgcn", "gat")
 """Models of the vertices of a graph: they are called with features and a view."""
-_ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain")
+_ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain", "local_rule")
 
 
 def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
@@ -45,7 +45,8 @@ def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_class
 
     Args:
         section: the section as a plain mapping: `name` and its fields, or `target` and `kwargs`; `dtype`; `pretrain`,
-            of which only what it freezes counts here (`trainers.pretraining` has the rest).
+            of which only what it freezes counts here (`trainers.pretraining` has the rest); `local_rule`, where
+            clients train by one.
         input_shape, num_classes: of the data set.
 
     Raises:
@@ -71,4 +72,8 @@ def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_class
     pattern = (section.get("pretrain") or {}).get("freeze")
     if pattern is not None:
         freeze(model, pattern)
+    if section.get("local_rule"):
+        from trainers.local_rule import attach
+
+        attach(model, section["local_rule"], input_shape=input_shape, num_classes=num_classes, seed=seed)
     return model
