@@ -14,7 +14,7 @@ from torch import Tensor
 from trainers.graph.exchange import Exchange
 from trainers.graph.gathers import Gather
 from trainers.graph.reach import Reach
-from trainers.graph.sites import Constant, Site, unchanged
+from trainers.graph.sites import Constant, Returns, Site, unchanged
 
 
 class ChunkView:
@@ -69,11 +69,11 @@ class ChunkView:
         """Take the next forward of every chunk for its first."""
         self._done.clear()
 
-    def widths(self) -> dict[int, list[tuple[int, bool]]]:
-        """Return for each layer that aggregates, by its index, each site's width and whether gradients come back."""
-        found: dict[int, list[tuple[int, bool]]] = {}
+    def widths(self) -> dict[int, list[tuple[int, Returns]]]:
+        """Return for each layer that aggregates, by its index, each site's width and whose gradients come back."""
+        found: dict[int, list[tuple[int, Returns]]] = {}
         for (layer, _), site in sorted(self._sites.items()):
-            found.setdefault(layer, []).append((site.width, site.goes_back))
+            found.setdefault(layer, []).append((site.width, site.returns))
         return found
 
     def at(self, layer: int) -> None:

@@ -24,6 +24,7 @@ from trainers.graph.convolutions import graph_chain
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
+from trainers.graph.sites import Returns
 from trainers.pipeline.chunk import Carry, Run
 from trainers.pipeline.costs import Kept
 from trainers.threads import intra_op_threads
@@ -37,7 +38,7 @@ class GraphLayerCost(NamedTuple):
         forward_s, backward_s: seconds.
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
         output_widths: values a vertex of each tensor that it hands on.
-        sites: width of each aggregation in it that rows travel for, and whether gradients travel back for it.
+        sites: width of each aggregation in it that rows travel for, and whose gradients travel back for it.
         num_parameters, parameter_bytes: of its trained numbers.
     """
 
@@ -46,7 +47,7 @@ class GraphLayerCost(NamedTuple):
     backward_s: float
     activation_bytes: int
     output_widths: tuple[int, ...]
-    sites: tuple[tuple[int, bool], ...]
+    sites: tuple[tuple[int, Returns], ...]
     num_parameters: int
     parameter_bytes: int
 

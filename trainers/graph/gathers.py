@@ -18,7 +18,7 @@ from torch import Tensor
 
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach, Sheets
-from trainers.graph.sites import Kept, Table
+from trainers.graph.sites import Kept, Returns, Table
 
 
 class Gather:
@@ -59,9 +59,9 @@ class Gather:
         return int(self._like.shape[1])
 
     @property
-    def goes_back(self) -> bool:
-        """Whether gradients have come back so far."""
-        return self._gradients is not None
+    def returns(self) -> Returns:
+        """Whose gradients have come back so far."""
+        return "" if self._gradients is None else "read"
 
     def begin(self) -> None:
         """Begin an epoch."""

@@ -17,12 +17,19 @@ are exchanged for the chunk under way only, as there, but by lists of rows that 
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from trainers.graph.exchange import Exchange
 from trainers.graph.kernels import Matrix
 from trainers.graph.reach import Reach, Sheets
+
+
+Returns = Literal["", "read by", "read"]
+"""Which rows of gradients ways exchange in a site's backward: none; those of vertices that read their own, as many as
+the transposed matrix needs; or those that they have read themselves, as many as in forward."""
 
 
 class Table:
@@ -131,9 +138,9 @@ class Site:
         return int(self._like.shape[1])
 
     @property
-    def goes_back(self) -> bool:
-        """Whether gradients have come back so far."""
-        return self._gradients is not None
+    def returns(self) -> Returns:
+        """Whose gradients have come back so far."""
+        return "" if self._gradients is None else "read by"
 
     def begin(self) -> None:
         """Begin an epoch."""
