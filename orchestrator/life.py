@@ -306,7 +306,7 @@ class Life:
         try:
             with self.interrupts.deferred():
                 latest = self.latest
-                if status == "KILLED" and latest is not None and latest.step > self.saved_step:
+                if status != "FAILED" and latest is not None and latest.step > self.saved_step:  # patience may end it
                     self._checkpoint(directory, store, latest)
                 directory.flush_metrics()
                 fields: dict[str, Any] = {"status": status}

@@ -35,7 +35,7 @@ __all__ = ["RunInterrupted", "RunResult", "Trial", "resume_run", "run", "storage
 RESUMABLE = (
     "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
     "strategy.epochs", "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory",
-    "strategy.restarts", "strategy.graph_folder",
+    "strategy.restarts", "strategy.graph_folder", "strategy.patience",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 
