@@ -14,17 +14,27 @@ from typing import Any
 
 from strategies.local.auglocal import build as auglocal
 from strategies.local.base import Carry, LocalModule, LocalRule
+from strategies.local.counter_current import build as counter_current
 from strategies.local.dgl import build as dgl
+from strategies.local.forward_forward import build as forward_forward
+from strategies.local.noprop import build as noprop
+from strategies.local.phyll import build as phyll
 from strategies.local.predsim import build as predsim
 from strategies.local.serial import predict, train_batch
+from strategies.local.tpsgd import build as tpsgd
 from strategies.local.units import units
 
 __all__ = ["RULES", "Carry", "LocalModule", "LocalRule", "predict", "rule", "train_batch", "units"]
 
 RULES: Mapping[str, Callable[..., LocalRule]] = {
     "auglocal": auglocal,
+    "counter-current": counter_current,
     "dgl": dgl,
+    "forward-forward": forward_forward,
+    "noprop": noprop,
+    "phyll": phyll,
     "predsim": predsim,
+    "tpsgd": tpsgd,
 }
 """Name -> function that binds a rule's own arguments."""
 

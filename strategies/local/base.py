@@ -65,6 +65,20 @@ class LocalModule(nn.Module, ABC):
         """Return the next module's carry for evaluation; leaves parameters, buffers, modes and the kept batch alone."""
 
 
+class FeedbackModule(LocalModule):
+    """A module that is also sent something from above, which no gradient is and no batch has part in.
+
+    `serial.descend` says when.
+    """
+
+    @abstractmethod
+    def feedback(self, c: Tensor) -> Tensor:
+        """Keep what the module above sends, for the batches to come, and return what goes to the module below.
+
+        Shapes: a row for each class, `[C, ...]`; the top module is sent the identity.
+        """
+
+
 class LocalRule(NamedTuple):
     """A rule of local learning, its arguments bound.
 

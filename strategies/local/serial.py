@@ -9,10 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from strategies.local.base import LocalModule, LocalRule
+from strategies.local.base import FeedbackModule, LocalModule, LocalRule
 from strategies.seeds import integer
 
 
@@ -36,12 +37,39 @@ def train_batch(
     Returns:
         Each module's loss, of the last of its inner steps.
     """
+    descend(modules, num_classes)
     carry = rule.start(x, y, num_classes, seed)
     losses = []
     for index, (module, optimizer) in enumerate(zip(modules, optimizers, strict=True)):
         carry = module(carry, y, module_seed(seed, index))
         losses.append(learn(module, optimizer))
     return losses
+
+
+def descend(modules: Sequence[LocalModule], num_classes: int, before: Sequence[Tensor] | None = None) -> list[Tensor]:
+    """Send the classes down the modules, where they take feedback; elsewhere do nothing.
+
+    Args:
+        before: what each module sent at an earlier batch. Without it, the top is asked first, and every module hears
+            what those above make of the classes with the weights they have now. With it, every module hears what the
+            one above sent then: what a pipeline does in which each module, when it begins a batch, takes what the
+            module above sent when it began that earlier batch, and then sends down once. It need not wait for more.
+
+    Returns:
+        What each module sent, first module first; empty where none takes feedback.
+    """
+    taking = [module for module in modules if isinstance(module, FeedbackModule)]
+    if not taking:
+        return []
+    weight = next(taking[-1].parameters())
+    c = torch.eye(num_classes, dtype=weight.dtype, device=weight.device)
+    if before is not None:
+        return [module.feedback(sent) for module, sent in zip(taking, [*before[1:], c], strict=True)]
+    sent_down: list[Tensor] = []
+    for module in reversed(taking):
+        c = module.feedback(c)
+        sent_down.insert(0, c)
+    return sent_down
 
 
 def learn(module: LocalModule, optimizer: Optimizer) -> float:
