@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.checkpoints import CheckpointStore
-from orchestrator.config import format_override, load_experiment, to_yaml
-from orchestrator.config.schema import Experiment
+from orchestrator.config import Loaded, format_override, load_experiment, to_yaml
+from orchestrator.config.schema import Experiment, LocalLearning
 from orchestrator.engines.base import Engine
 from orchestrator.engines.opening import open_engine
 from orchestrator.environment import environment
@@ -36,6 +36,7 @@ RESUMABLE = (
     "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
     "strategy.epochs", "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory",
     "strategy.restarts", "strategy.graph_folder", "strategy.patience",
+    "strategy.modules", "strategy.queue",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 
@@ -121,6 +122,7 @@ def resume_run(
             f"{longer[:-1]} would change the learning rate of {unit}s already done, {schedule.name} over all {unit}s",
             "start a new run, or use a constant learning rate",
         )
+    _refuse_other_modules(loaded, directory)
     num_steps = experiment.strategy.num_steps
     with directory.lock(), Interrupts() as interrupts, Progress.of(experiment, quiet=quiet) as progress:
         state = checkpoint_store(experiment, directory).newest(lambda text: progress.message(text, important=True))
@@ -133,6 +135,21 @@ def resume_run(
             life.directory = directory
             write_whole(directory.path / "partition.json", to_json(engine.summary()))
             return life.go(engine, state, resumed=True)
+
+
+def _refuse_other_modules(loaded: Loaded, directory: RunDirectory) -> None:
+    """Refuse another number of workers where the rule makes a module, and so an auxiliary network, for each."""
+    strategy = loaded.experiment.strategy
+    if not isinstance(strategy, LocalLearning) or getattr(strategy.rule, "modules", 0) is not None:
+        return
+    before = load_experiment(directory.path / "config.resolved.yaml").experiment.strategy
+    assert isinstance(before, LocalLearning)
+    if strategy.modules != before.modules:
+        raise ResumeError(
+            f"strategy.modules={strategy.modules} would change the auxiliary networks: with {strategy.rule.name} there "
+            f"is one for each of the {before.modules} modules",
+            "start a new run; in one whose rule says its own number, such as rule.modules=each, workers may change",
+        )
 
 
 def _create_directory(prepared: Prepared, engine: Engine, trial: Trial | None) -> RunDirectory:
