@@ -63,7 +63,7 @@ class Work(Protocol):
         ...
 
     def spans_since(self, began_s: float) -> Spans:
-        """Return what the rank did in the last step or steps, in seconds since `began_s`, or since what ranks agree on."""
+        """Return what the rank did in the last step or steps, in seconds since `began_s` or a moment all agree on."""
         ...
 
 

@@ -124,11 +124,9 @@ class ReplayingWorker(Worker):
 
     def _pass_on(self, number: int, carry: Carry, mark: Mark) -> None:
         if self.link.counts:
-            own = {name: tensor for name, tensor in carry.items()} if self._rule.stream == "forward" else {}
-            sent_before = self._sent
-            self._sent += MARK_BYTES + num_bytes(own)
-            mark = mark._replace(sent_bytes=mark.sent_bytes + sent_before)
-        self._deliver(number, carry if self._rule.stream == "forward" else {}, mark)
+            mark = mark._replace(sent_bytes=mark.sent_bytes + self._sent)  # the link adds this message
+            self._sent += MARK_BYTES + num_bytes(carry)
+        self._deliver(number, carry, mark)
 
     def _sent_bytes(self, mark: Mark) -> int:
         before, self._told_bytes = self._told_bytes, mark.sent_bytes

@@ -1,0 +1,51 @@
+"""Local learning across processes: the serial program's bits, what is sent, and what would break the equality."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.contract.local_processes import RULE, SHARES, WAYS, Found, run
+from tests.contract.local_runs import HIDDEN, STEPS, dataset, flat, named, serially, settings
+from trainers.decoupled.links import MARK_BYTES
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> list[Found]:
+    return run(tmp_path_factory.mktemp("gloo"))
+
+
+def same(found: list[Found], way: str) -> list[bool]:
+    """Return for each worker whether its state is the serial program's, all of its tensors."""
+    theirs = named(settings(SHARES, RULE), serially(settings(SHARES, RULE))[0])
+    mine = [flat(each.states[way]) for each in found]
+    assert set().union(*mine) == theirs.keys()
+    return [all(torch.equal(tensor, theirs[name]) for name, tensor in own.items()) for own in mine]
+
+
+def test_workers_in_processes_of_their_own_have_the_bits_of_the_serial_program(found: list[Found]) -> None:
+    assert same(found, WAYS[0]) == [True, True, True]
+    _, losses, accuracy = serially(settings(SHARES, RULE))
+    told = found[-1].values[WAYS[0]]
+    assert [values["train/loss"] for values in told[:STEPS]] == losses
+    assert told[-1]["test/accuracy"] == accuracy
+
+
+@pytest.mark.parametrize("way", WAYS[1:])
+def test_what_is_sent_after_learning_or_in_half_precision_changes_every_later_worker(found, way: str) -> None:
+    assert same(found, way) == [True, False, False]
+
+
+def test_what_is_sent_is_the_boundary_activations_and_a_mark_and_nothing_goes_back(found: list[Found]) -> None:
+    batch = 7 * HIDDEN * 4 + MARK_BYTES
+    tests = [min(6, len(dataset().test_y) - start) * HIDDEN * 4 for start in range(0, len(dataset().test_y), 6)]
+    for rank, each in enumerate(found):
+        assert {target for target, _ in each.sent} == ({rank + 1} if rank < 2 else set())
+        assert sum(size for _, size in each.sent) == (STEPS * batch + sum(tests) if rank < 2 else 0)
+    assert [values["comm/boundary_bytes"] for values in found[-1].values[WAYS[0]][:STEPS]] == [2.0 * batch] * STEPS
+
+
+def test_a_fast_worker_is_held_back_by_the_queue_but_runs_ahead_within_it(found: list[Found]) -> None:
+    assert 1 < max(found[1].ahead) <= 3  # two between them, and the one that it works on
