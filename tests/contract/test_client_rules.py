@@ -65,7 +65,7 @@ def test_auxiliary_networks_are_aggregated_with_the_rest_and_left_out_of_evaluat
 
 
 def test_clients_learn_and_the_same_run_twice_gives_the_same_weights(tmp_path: Path) -> None:
-    first, second = (orchestrator.run(experiment(tmp_path, rule={"name": "dgl"}, epochs=8), quiet=True)
+    first, second = (orchestrator.run(experiment(tmp_path, rule="auglocal", epochs=8), quiet=True)
                      for _ in range(2))  # fmt: skip
     assert first.metrics["test/accuracy"] > 0.3
     assert first.metrics["test/loss"] == second.metrics["test/loss"]
