@@ -61,7 +61,7 @@ def section(facts: Facts) -> Section | None:
         length, bubble = scales.duration(found.done.length_s), scales.percent(found.done.bubble)
         picture = gantt.draw([(f"Measured: {length}, bubble {bubble}", found.done)])
         title = f"Epoch {found.done.step} as measured"
-        figures.append(Figure(title, picture, caption=_caption(partition, found.done), wide=True))
+        figures.append(Figure(title, picture, caption=_caption(facts, found.done), wide=True))
     for what in ("vertices", "edges"):
         sizes = _numbers(partition.get(f"chunk_{what}"))
         if len(sizes) > 1:
@@ -131,16 +131,15 @@ def _note(partition: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _caption(partition: Mapping[str, Any], done: Timeline) -> str:
+def _caption(facts: Facts, done: Timeline) -> str:
+    several_ways = (facts.partition or {}).get("ways", 1) != 1
     said = ["The bubble is the share of the ranks\N{RIGHT SINGLE QUOTATION MARK} time in which they do not compute."]
     order = [span.microbatch for span in done.stages[0] if span.kind == "F"]
     if 1 < len(order) <= 32:
         said.insert(0, f"Chunks came in the order {', '.join(map(str, order))}.")
-    if done.in_turns:
-        said.append(
-            "No two ranks computed at the same time, as in one process (cluster.workers=0), where they take turns."
-        )
-    if partition.get("ways", 1) != 1:
+    if facts.in_one_process and len(done.stages) > 1:
+        said.append("In one process (cluster.workers=0) ranks take turns, and no two compute at the same time.")
+    if several_ways:
         said.append("Waiting for rows of other ways, in the middle of an action, is drawn as computing.")
     return " ".join([*said, f"{trace.FILE} opens in ui.perfetto.dev."])
 

@@ -63,7 +63,12 @@ class Facts(NamedTuple):
     @property
     def strategy(self) -> Mapping[str, Any]:
         """The strategy section of the run's configuration; empty when there is none."""
-        return _strategy(self.config)
+        return _section(self.config, "strategy")
+
+    @property
+    def in_one_process(self) -> bool:
+        """Whether the run had no workers."""
+        return _section(self.config, "cluster").get("workers") == 0
 
 
 def read(run: RunDirectory) -> Facts:
@@ -154,12 +159,12 @@ def series(run: RunDirectory) -> dict[str, Series]:
 
 
 @lru_cache(maxsize=8)
-def _strategy(config: str) -> Mapping[str, Any]:
+def _section(config: str, name: str) -> Mapping[str, Any]:
     from orchestrator.config.document import parse
 
     told = parse(config, "config.resolved.yaml")[0].value
-    strategy = told.get("strategy") if isinstance(told, Mapping) else None
-    return strategy if isinstance(strategy, Mapping) else {}
+    section = told.get(name) if isinstance(told, Mapping) else None
+    return section if isinstance(section, Mapping) else {}
 
 
 def _after(step: Any, last: int) -> bool:

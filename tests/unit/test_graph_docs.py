@@ -1,4 +1,4 @@
-"""The page on graph pipelines says what there is: its sections are valid, its models train, its links lead somewhere."""
+"""The page on graph pipelines says what there is: sections are valid, models train, links lead somewhere."""
 
 from __future__ import annotations
 
@@ -35,8 +35,13 @@ def test_its_sections_are_valid() -> None:
     assert len(found) == 2
 
 
-@pytest.mark.parametrize("field", ["stages", "ways", "chunks", "refresh", "correction", "chunking", "shuffle", "patience",
-                                   "recompute", "kernel", "graph_folder", "restarts", "epochs"])  # fmt: skip
+FIELDS = (
+    "stages", "ways", "chunks", "refresh", "correction", "chunking", "shuffle", "patience", "recompute", "kernel",
+    "graph_folder", "restarts", "epochs",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_it_names_fields_that_there_are(field: str) -> None:
     assert field in GraphPipeline.model_fields
     assert re.search(rf"`(strategy\.)?{field}[:`]|strategy\.{field}=", PAGE)

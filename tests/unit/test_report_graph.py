@@ -37,10 +37,12 @@ ACCURACIES = {0: (0.2, 0.1), 2: (0.7, 0.6), 4: (0.7, 0.65), 6: (0.6, 0.8)}
 """Of validation and test, by epoch."""
 
 
-def make(root: Path, measured: Any = None, *, epochs: int = 6, sent: float = 1000.0, **told: Any) -> RunDirectory:
+def make(
+    root: Path, measured: Any = None, *, epochs: int = 6, sent: float = 1000.0, workers: int = 4, **told: Any
+) -> RunDirectory:
     """A run of two stages and two ways whose best epoch is the second."""
     manifest = {"unit": "epoch", "step": epochs, "num_steps": 6, "status": "FINISHED"}
-    run = RunDirectory.create(root, "graph", "name: graph\n", manifest)
+    run = RunDirectory.create(root, "graph", f"cluster: {{workers: {workers}}}\n", manifest)
     (run.path / "partition.json").write_text(json.dumps({**CUT, **told}))
     best = (-1, 0.0, 0.0)
     for epoch in range(epochs + 1):
@@ -116,6 +118,12 @@ def test_lanes_are_named_by_what_tells_ranks_apart(tmp_path: Path, ways: int, ch
     threads = [event["args"]["name"] for event in named if event["name"] == "thread_name"]
     assert " ".join(threads) == lanes
     assert {event["args"]["name"] for event in named if event["name"] == "process_name"} == {"measured, epoch 6"}
+
+
+def test_a_timeline_of_one_process_is_told_from_one_of_several(tmp_path: Path) -> None:
+    told = "no two compute at the same time"
+    assert told in shown(make(tmp_path, four(), workers=0)).text
+    assert told not in shown(make(tmp_path, four())).text
 
 
 def test_many_chunks_are_drawn_by_size(tmp_path: Path) -> None:
