@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.config import Origins
-from orchestrator.config.schema import GraphPipeline, Pipeline
+from orchestrator.config.schema import GraphPipeline, LocalLearning, Pipeline
 from orchestrator.preparing import Prepared
 from trainers.data.graphs.base import GraphData
 
@@ -31,6 +31,12 @@ def summary(prepared: Prepared, where: Origins | None = None) -> str:
         how = f"of {_many(strategy.stages, 'stage')}"
         how += f" x {_many(strategy.replicas, 'replica')}" if strategy.replicas > 1 else ""
         how += f", {strategy.schedule} with {_many(stages.num_microbatches(strategy), 'micro-batch', 'es')}"
+        of_data = f"{data.name} with {len(data.train_y):,} examples"
+    elif isinstance(strategy, LocalLearning):
+        from orchestrator import local_stages
+
+        local_stages.divide(prepared, where)
+        how = f"{strategy.rule.name} of {_many(strategy.modules, 'module')}, {strategy.regime}"
         of_data = f"{data.name} with {len(data.train_y):,} examples"
     else:
         assert prepared.partition is not None

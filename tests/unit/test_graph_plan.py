@@ -120,6 +120,7 @@ def test_planning_leaves_the_random_stream_alone() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
+LOCAL = {"kind": "local-learning", "modules": 2, "rule": {"name": "dgl"}}
 PIPELINE: dict[str, Any] = {"data": {"name": "digits"}, "model": {"name": "mlp"}}
 
 
@@ -135,6 +136,10 @@ PIPELINE: dict[str, Any] = {"data": {"name": "digits"}, "model": {"name": "mlp"}
         (
             {**PIPELINE, "strategy": {"kind": "pipeline", "replicas": 3, "schedule": "gpipe", "microbatches": 1}},
             "pipeline of 2 stages x 3 replicas, gpipe with 1 micro-batch, digits",
+        ),
+        (
+            {"data": {"name": "digits"}, "model": {"name": "mlp", "hidden": [16, 16]}, "strategy": LOCAL},
+            "ok  x: local-learning dgl of 2 modules, lossless, digits with 1,438 examples",
         ),
     ],
 )
