@@ -46,6 +46,10 @@ class GraphChunk(Chunk):
                 raise LayerFailed(f"the first layer was given the input features: {error}") from error
         return super()._through(carry, run)
 
+    def _leaves(self, carry: Carry) -> Carry:
+        """Return tensors to begin with; nobody asks for the features' gradients, which would cost an aggregation."""
+        return {name: tensor.detach() for name, tensor in carry.items()} if self.is_first else super()._leaves(carry)
+
     def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:
         if isinstance(self._sees, ChunkView):
             self._sees.at(layer.index)

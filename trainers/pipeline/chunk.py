@@ -229,8 +229,8 @@ class Chunk:
         return layer.module(*arguments)
 
     def _leaves(self, carry: Carry) -> Carry:
-        """Return tensors to begin with: those whose gradients go to the chunk before, or nowhere."""
-        return {name: tensor.detach() if self.is_first else _leaf(tensor) for name, tensor in carry.items()}
+        """Return tensors to begin with."""
+        return {name: _leaf(tensor) for name, tensor in carry.items()}
 
     def _autocast(self, device: torch.device) -> Any:
         if self._precision != "bf16":
