@@ -119,22 +119,29 @@ CASES: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "case", [pytest.param(n, marks=() if n in ("history", "hybrid", "batch-norm-and-momentum") else pytest.mark.slow)
-             for n in CASES],
-)  # fmt: skip
-def test_a_run_that_is_cut_anywhere_and_goes_on_with_other_stages_has_the_same_bits(case: str) -> None:
+OTHERS = ([4], [1, 2, 1], [1, 1, 1, 1], [3, 1])
+
+
+def with_stages(settings: dict[str, Any], cut: list[int]) -> dict[str, Any]:
+    return {**settings, "strategy": {**settings["strategy"], "stages": len(cut), "partition": cut}}
+
+
+@pytest.mark.parametrize("case", ["hybrid", "batch-norm-and-momentum"])
+def test_a_run_that_is_cut_at_every_checkpoint_and_goes_on_with_other_stages_has_the_same_bits(case: str) -> None:
     settings = CASES[case]
     whole = play(settings)
     assert {name for name, tree in whole[-1].state.server.items() if tree} >= {"best", "selection"}
-    strategy = settings["strategy"]
-    others = [
-        {**settings, "strategy": {**strategy, "stages": len(cut), "partition": cut}}
-        for cut in ([4], [1, 2, 1], [1, 1, 1, 1], [3, 1])
-    ]
+    same(whole, play(settings, [(at, with_stages(settings, OTHERS[at % 4])) for at in range(1, EPOCHS)]))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", list(CASES))
+def test_a_run_that_is_cut_anywhere_and_goes_on_with_other_stages_has_the_same_bits(case: str) -> None:
+    settings = CASES[case]
+    whole = play(settings)
     for at in range(1, EPOCHS):
-        same(whole, play(settings, [(at, others[at % 4])]))
-    same(whole, play(settings, [(at, others[at % 4]) for at in range(1, EPOCHS)]))
+        for cut in OTHERS:
+            same(whole, play(settings, [(at, with_stages(settings, cut))]))
 
 
 def test_the_best_weights_are_those_after_the_best_evaluation_also_across_a_cut() -> None:

@@ -55,7 +55,7 @@ def runs(draw: st.DrawFn) -> tuple[Experiment, GraphData]:
     return Experiment(name="bytes", seed=3, data=data_section, model=section, strategy=strategy), data
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(runs())
 def test_counted_bytes_are_those_of_the_formulas_to_the_byte(run: tuple[Experiment, GraphData]) -> None:
     experiment, data = run
@@ -135,7 +135,7 @@ def test_doubled_gradients_are_right_in_the_mean_over_one_hop_between_chunks_and
     assert 0.01 < _error(doubled, hops[2]) < _error(plain, hops[2])
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(st.data())
 def test_chunks_of_any_graph_are_autograd_with_older_rows_detached(draws: st.DataObject) -> None:
     ways, slots = draws.draw(st.integers(1, 3)), draws.draw(st.integers(1, 4))
