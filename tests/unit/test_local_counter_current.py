@@ -74,7 +74,7 @@ def test_a_level_trains_its_forward_weights_and_the_feedback_from_above_by_hand(
     off = 2 / (6 * CLASSES) * 256 * 0.5 / 4 * (a @ c.T - (array(Y)[:, None] == np.arange(CLASSES)))
     assert np.allclose(array(linear.weight.grad), (off @ c * np.where(z > 0, 1, np.exp(z))).T @ array(h), atol=1e-12)
     by_down = off.T @ a * np.where(down > 0, 1, np.exp(down))
-    assert np.allclose(array(module.feedback_net[1].weight.grad), by_down.T, atol=1e-12)  # type: ignore[index, union-attr]
+    assert np.allclose(array(module.feedback_net[1].weight.grad), by_down.T, atol=1e-12)  # type: ignore[index]
     assert np.allclose(array(sent["h"]), a, atol=1e-14)
 
 
