@@ -84,7 +84,7 @@ ROWS = [
     Row("forward-forward", {"answer": "softmax"}, images, (1, 6, 6), has_head=False, is_flat=False, lr=0.01),
     Row("noprop", {"blocks": 3, "hidden": 16}, has_head=False, is_flat=False, adam=True, lr=0.01),
     Row("noprop", {"blocks": 2, "hidden": 16, "dim": 5}, images, (1, 6, 6), False, False, True, lr=0.01),
-    Row("phyll", has_head=False, steps=10),
+    Row("phyll", {"inner_steps": 3}, has_head=False, steps=20),
     Row("tpsgd", {}, plain),
     Row("tpsgd", {"loss": "l1"}, plain_images, (1, 6, 6)),
 ]

@@ -185,7 +185,7 @@ def test_digits_are_learned() -> None:
     rule = build()
     modules = rule.modules(units, num_classes=10, input_shape=(64,), seed=0)
     optimizers = [torch.optim.SGD(module.parameters(), lr=1.0) for module in modules]
-    for step in range(140):
+    for step in range(84):
         rows = slice(100 * (step % 14), 100 * (step % 14) + 100)
         train_batch(modules, optimizers, rule, x[rows], y[rows], step, num_classes=10)
     answers = predict(modules, rule, x[1400:], num_classes=10).argmax(dim=1)
