@@ -48,12 +48,7 @@ def _regime(experiment: Experiment) -> Iterator[Finding]:
     if not isinstance(strategy, LocalLearning):
         return
     regime = (("strategy", "regime"),)
-    given = strategy.model_fields_set
-    if (
-        strategy.regime == "asynchronous"
-        and "queue" in given
-        and strategy.queue != LocalLearning.model_fields["queue"].default
-    ):
+    if strategy.regime == "asynchronous" and strategy.queue != LocalLearning.model_fields["queue"].default:
         message = f"got {strategy.queue}, but asynchronous workers have a ring buffer, not a queue"
         yield Finding(("strategy", "queue"), message, "strategy.buffer=N, or strategy.regime=lossless", regime)
     for name in ("buffer", "max_reuse", "slowdown"):
@@ -67,6 +62,12 @@ def _regime(experiment: Experiment) -> Iterator[Finding]:
         if worker >= strategy.modules:
             message = f"got worker {worker}, expected 0 to {strategy.modules - 1}"
             yield Finding(("strategy", "slowdown"), message, "", (("strategy", "modules"),))
+    if strategy.regime == "asynchronous" and strategy.rule.name in ("counter-current", "noprop"):
+        why = (
+            "sends the classes down between batches" if strategy.rule.name == "counter-current" else "sends nothing on"
+        )
+        message = f"got 'asynchronous', but {strategy.rule.name} {why}, so there is nothing that a buffer could hold"
+        yield Finding(("strategy", "regime"), message, "strategy.regime=lossless", (("strategy", "rule", "name"),))
     if strategy.slowdown and experiment.cluster.workers:
         message = "got slow workers, but between processes real speed decides"
         yield Finding(("strategy", "slowdown"), message, "cluster.workers=0, for a clock on which they are slow")

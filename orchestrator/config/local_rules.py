@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Discriminator, Field, Tag
 
-from orchestrator.config.fields import NonNegativeInt, PositiveInt, Section
+from orchestrator.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 UpToOne = Annotated[float, Ge(0), Le(1)]
 
@@ -70,12 +70,68 @@ class PredSim(_Rule):
     )
 
 
+class TpSgd(_Rule):
+    """Distance from a fixed random image of the label, layer by layer."""
+
+    name: Literal["tpsgd"]
+    loss: Literal["l1", "l2"] = Field("l2", description="whether distances count by their sign or as they are")
+    maps: Literal["mean", "each"] = Field(
+        "mean", description="what of a feature map meets the target: mean, each place"
+    )
+
+
+class ForwardForward(_Rule):
+    """Goodness of examples with their true label above that of examples with a wrong one."""
+
+    name: Literal["forward-forward"]
+    threshold: PositiveFloat | None = Field(None, description="goodness between the two; null: a layer's size")
+    peer: NonNegativeFloat = Field(0.03, description="weight of drawing units to the mean activity of their layer")
+    answer: Literal["goodness", "softmax"] = Field("goodness", description="what tells the class in the end")
+
+
+class PhyLL(_Rule):
+    """As forward-forward, by the angle to a fixed vector, with layers that need no derivative."""
+
+    name: Literal["phyll"]
+    theta: PositiveFloat = Field(4.0, description="how steep the loss is")
+    inner_steps: PositiveInt = Field(10, description="optimizer steps of a layer on each batch")
+
+
+class CounterCurrent(_Rule):
+    """Agreement with a second network, which brings the classes down from layer to layer."""
+
+    name: Literal["counter-current"]
+    weight: PositiveFloat | None = Field(None, description="of the agreement; null: 0.5 for vectors, 1 for images")
+    alike: NonNegativeFloat = Field(0.5, description="weight of what sets examples apart; images only")
+    clip: NonNegativeFloat | None = Field(
+        None, description="largest norm of each network's gradient in a module; 0: none; null: 1 for vectors, else 0.3"
+    )
+    centralise: bool | None = Field(None, description="take means off gradients; null: for images only")
+
+
+class NoProp(_Rule):
+    """Blocks that each learn to clean a noisy label, given the input, and hear nothing from each other."""
+
+    name: Literal["noprop"]
+    blocks: PositiveInt = Field(10, description="how many, which are the modules; each has the model's layers")
+    eta: PositiveFloat = Field(0.1, description="weight of the cleaning loss")
+    hidden: PositiveInt = Field(256, description="width of a block's hidden layer")
+    dim: PositiveInt | None = Field(None, description="numbers of a class's embedding; null: one-hot")
+
+
 def by_name(value: Any) -> str | None:
     """Return which rule a section is."""
     return value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
 
 
 LocalRule = Annotated[
-    Annotated[AugLocal, Tag("auglocal")] | Annotated[Dgl, Tag("dgl")] | Annotated[PredSim, Tag("predsim")],
+    Annotated[AugLocal, Tag("auglocal")]
+    | Annotated[Dgl, Tag("dgl")]
+    | Annotated[PredSim, Tag("predsim")]
+    | Annotated[TpSgd, Tag("tpsgd")]
+    | Annotated[ForwardForward, Tag("forward-forward")]
+    | Annotated[PhyLL, Tag("phyll")]
+    | Annotated[CounterCurrent, Tag("counter-current")]
+    | Annotated[NoProp, Tag("noprop")],
     Discriminator(by_name),
 ]

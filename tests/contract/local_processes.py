@@ -21,6 +21,12 @@ from trainers.pipeline import transport
 
 RULE = {"name": "auglocal", "depth": 1, "modules": 3}
 SHARES = (1, 1, 1)
+OTHERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
+    "counter-current": ((2, 2, 2), {"name": "counter-current"}),
+    "noprop": ((1, 1, 2), {"name": "noprop", "blocks": 4, "hidden": 8}),
+    "forward-forward": ((1, 1, 3), {"name": "forward-forward"}),
+}
+"""Rules whose workers hear from behind, from nobody, and of several tensors; with the modules of each worker."""
 WAYS = ("as it is", "after learning", "in half precision")
 """How what is sent came about: as the workers do it, and the two negative controls."""
 
@@ -40,12 +46,14 @@ class Found(NamedTuple):
     Args:
         states: trees of each way. values: of the steps, of each way. sent: rank and bytes of each tensor sent first way.
         ahead: how many batches the first worker had begun beyond the second one, when that had done each.
+        others: trees of each other rule.
     """
 
     states: dict[str, dict[str, dict[str, torch.Tensor]]]
     values: dict[str, list[dict[str, float]]]
     sent: list[tuple[int, int]]
     ahead: list[int]
+    others: dict[str, dict[str, dict[str, torch.Tensor]]]
 
 
 def run(folder: Path) -> list[Found]:
@@ -79,15 +87,24 @@ def _process(rank: int, folder: Path, begun: Any) -> None:
     states, values, first = {}, {}, []
     for way in WAYS:
         worker = _worker(rank, settings(SHARES, RULE), way)
-        values[way] = [dict(worker.step(number).values) for number in range(1, STEPS + 1)]
-        values[way].append(dict(worker.evaluate(STEPS)))
-        worker.link.flush()
-        states[way] = {tree: {n: t.clone() for n, t in tensors.items()} for tree, tensors in worker.export().items()}
+        values[way], states[way] = _trained(worker)
         first = first or list(sent)
+    others = {
+        name: _trained(program.make(Context(rank, len(SHARES)), settings(*of), dataset(), time.time()))[1]
+        for name, of in OTHERS.items()
+    }
     ahead = _queued(rank, begun)
-    torch.save((states, values, first, ahead), folder / f"{rank}.pt")
+    torch.save((states, values, first, ahead, others), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
+
+
+def _trained(worker: Worker) -> tuple[list[dict[str, float]], dict[str, dict[str, torch.Tensor]]]:
+    """Train a worker and return what it told, the evaluation last, and its state."""
+    values = [dict(worker.step(number).values) for number in range(1, STEPS + 1)]
+    values.append(dict(worker.evaluate(STEPS)))
+    worker.link.flush()
+    return values, {tree: {n: t.clone() for n, t in tensors.items()} for tree, tensors in worker.export().items()}
 
 
 def _worker(rank: int, given: Settings, way: str) -> Worker:

@@ -19,12 +19,12 @@ WIDTH, CLASSES, HIDDEN = 6, 3, 8
 STEPS = 5
 
 
-def toy(input_shape: tuple[int, ...], num_classes: int, depth: int = 5) -> nn.Module:
-    """Affine layers with BatchNorm, whose statistics move, and dropout, which draws."""
+def toy(input_shape: tuple[int, ...], num_classes: int, norm: bool = True) -> nn.Module:
+    """Five affine layers with BatchNorm, whose statistics move, and dropout, which draws; and a head."""
     layers: list[nn.Module] = []
-    for number in range(depth):
-        layers += [nn.Linear(HIDDEN if number else input_shape[0], HIDDEN), nn.BatchNorm1d(HIDDEN), nn.ReLU()]
-        layers += [nn.Dropout(0.1)]
+    for number in range(5):
+        layers += [nn.Linear(HIDDEN if number else input_shape[0], HIDDEN), *[nn.BatchNorm1d(HIDDEN)] * norm]
+        layers += [nn.ReLU(), nn.Dropout(0.1)]
     return nn.Sequential(*layers, nn.Linear(HIDDEN, num_classes))
 
 
@@ -44,7 +44,11 @@ def dataset() -> Dataset:
 def settings(shares: tuple[int, ...], rule: Mapping[str, Any], **changes: Any) -> Settings:
     """Batches of 7, of which six make an epoch; a rate that rises and falls; an optimizer with a memory."""
     given = Settings(
-        model={"target": "tests.contract.local_runs:toy", "kwargs": {}, "dtype": "float32"},
+        model={
+            "target": "tests.contract.local_runs:toy",
+            "kwargs": {"norm": rule["name"] != "tpsgd"},
+            "dtype": "float32",
+        },
         seed=3,
         model_seed=4,
         rule=rule,

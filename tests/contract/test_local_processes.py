@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.contract.local_processes import RULE, SHARES, WAYS, Found, run
+from tests.contract.local_processes import OTHERS, RULE, SHARES, WAYS, Found, run
 from tests.contract.local_runs import HIDDEN, STEPS, dataset, flat, named, serially, settings
 from trainers.decoupled.links import MARK_BYTES
 
@@ -31,6 +31,13 @@ def test_workers_in_processes_of_their_own_have_the_bits_of_the_serial_program(f
     told = found[-1].values[WAYS[0]]
     assert [values["train/loss"] for values in told[:STEPS]] == losses
     assert told[-1]["test/accuracy"] == accuracy
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_rules_that_hear_from_behind_from_nobody_or_of_several_tensors_do_too(found: list[Found], name: str) -> None:
+    theirs = named(settings(*OTHERS[name]), serially(settings(*OTHERS[name]))[0])
+    mine = {key: tensor for each in found for key, tensor in flat(each.others[name]).items()}
+    assert [key for key in theirs if not torch.equal(mine[key], theirs[key])] == []
 
 
 @pytest.mark.parametrize("way", WAYS[1:])

@@ -53,6 +53,7 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
     saved_bytes, sent_bytes = [0] * len(built.modules), [0] * len(built.modules)
     with intra_op_threads(threads):
         for repeat in range(_REPEATS + 1):
+            serial.descend(built.modules, dataset.num_classes)
             carry = built.rule.start(x, y, dataset.num_classes, 0)
             for index, module in enumerate(built.modules):
                 began = time.perf_counter()

@@ -49,6 +49,8 @@ class InlineWorkers:
     def step(self, number: int) -> Mapping[str, float]:
         """Train every module on a batch, from 1; figures by metric name."""
         values: dict[str, float] = {}
+        for worker in reversed(self.workers):
+            worker.descend(number)
         for worker in self.workers:
             values |= worker.step(number).values
         assert not self._transport.waiting()

@@ -80,13 +80,21 @@ class Link:
     Args:
         number: which worker. incoming: what it receives; None for the first.
         queue: batches that may be under way to it. counts: whether what is sent leaves this process.
+        feedback: what it receives from the worker behind, where rules send the classes down; else None.
     """
 
     def __init__(
-        self, transport: Transport, number: int, incoming: Carried | None, queue: int, *, counts: bool
+        self,
+        transport: Transport,
+        number: int,
+        incoming: Carried | None,
+        queue: int,
+        *,
+        counts: bool,
+        feedback: Spec | None = None,
     ) -> None:
         self._transport, self._number, self.counts = transport, number, counts
-        self._incoming = incoming
+        self._incoming, self._feedback = incoming, feedback
         self.ahead = queue - 1
         self._posted = {"F": 0, "E": 0}
         self._held: list[Tensor] = []
@@ -119,6 +127,22 @@ class Link:
     def inbox(self, transport: Transport) -> Link:
         """Return the receiving end alone, over another transport and without a queue: for a thread of its own."""
         return Link(transport, self._number, self._incoming, 1, counts=self.counts)
+
+    def receive_feedback(self, number: int) -> Tensor:
+        """Wait for what the worker behind makes of the classes before batch `number`."""
+        key = self._key("D", self._number, number)
+        if self._feedback is not None:
+            self._transport.expect(key, [self._feedback], self._number + 1)
+        (c,) = self._transport.receive(key).values()
+        kept = c.clone()
+        self._transport.give_back([c])
+        return kept
+
+    def send_feedback(self, number: int, c: Tensor) -> int:
+        """Send what this worker makes of the classes to the worker before; return its bytes, 0 within a process."""
+        target = self._number - 1
+        self._transport.send(self._key("D", target, number), {"c": c}, target)
+        return num_bytes({"c": c}) if self.counts else 0
 
     def done(self) -> None:
         """Say that what was received is read no more, so that its memory may be used again."""

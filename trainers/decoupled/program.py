@@ -11,6 +11,8 @@ from typing import Any
 
 import torch
 
+from strategies.local import serial
+from strategies.local.base import FeedbackModule
 from trainers import loop, wire
 from trainers.data.base import Dataset
 from trainers.decoupled.links import Link, carried, two_examples
@@ -18,7 +20,7 @@ from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.worker import Worker
 from trainers.loop import Context
-from trainers.pipeline.transport import GroupTransport
+from trainers.pipeline.transport import GroupTransport, Spec
 
 
 def run(
@@ -70,7 +72,11 @@ def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float
         before = built.modules[: settings.owned(number).start]
         incoming = carried(before, built.rule, *two_examples(dataset, dtype), dataset.num_classes)
     transport = GroupTransport(range(settings.num_workers), number, device, in_flight=1)
-    link = Link(transport, number, incoming, settings.queue, counts=True)
+    feedback = None
+    if number + 1 < settings.num_workers and isinstance(built.modules[-1], FeedbackModule):
+        c = serial.descend(built.modules, dataset.num_classes)[settings.owned(number + 1).start]
+        feedback = Spec("c", tuple(c.shape), c.dtype)
+    link = Link(transport, number, incoming, settings.queue, counts=True, feedback=feedback)
     if settings.regime == "asynchronous":
         return ReplayingWorker(settings, dataset, built, number, link, device, origin_s=origin_s, begin=begin)
     return Worker(settings, dataset, built, number, link, device, origin_s=origin_s)

@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from strategies.local import Carry, serial
+from strategies.local.base import FeedbackModule
 from strategies.local.memory import Saved
 from trainers import learning_rate, optimizers
 from trainers.data import to_labels, to_tensor
@@ -74,7 +75,7 @@ class Worker:
         self.link = link
         self._order = settings.order(len(dataset.train_y))
         self._dtype = getattr(torch, settings.model["dtype"])
-        self._last = 0
+        self._last = self._descended = 0
         self._losses: list[list[float]] = [[] for _ in self._modules]
         self._saved_bytes: list[int] = []
         self._spans: deque[list[tuple[str, int, int, float, float, float]]] = deque(maxlen=DRAWN)
@@ -94,7 +95,9 @@ class Worker:
         """
         began = time.perf_counter()
         seed = self.settings.batch_seed(number)
+        fed_bytes = self.descend(number)
         carry, mark = self._take(number, stop)
+        mark = mark._replace(sent_bytes=mark.sent_bytes + fed_bytes)
         targets = to_labels(self._dataset.train_y[self._order.batch(mark.batch - 1)]).to(self._device)
         self._set_rates(number)
         ready, spans = time.perf_counter(), []
@@ -124,6 +127,25 @@ class Worker:
         if self._is_last:
             values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(self._sent_bytes(mark))}
         return Outcome(values, number == mark.last)
+
+    def descend(self, number: int) -> int:
+        """Bring the classes down through own modules before batch `number`, where the rule does; return bytes sent.
+
+        As `serial.descend`: a worker waits until the one behind has learned from the batch before. In one process the
+        later workers are asked first, and `step` then has nothing left to do.
+        """
+        taking = [module for module in self._modules if isinstance(module, FeedbackModule)]
+        if not taking or self._descended == number:
+            return 0
+        self._descended = number
+        if self._is_last:
+            weight = next(taking[-1].parameters())
+            c = torch.eye(self._dataset.num_classes, dtype=weight.dtype, device=weight.device)
+        else:
+            c = self.link.receive_feedback(number)
+        for module in reversed(taking):
+            c = module.feedback(c)
+        return 0 if self._is_first else self.link.send_feedback(number, c.clone())
 
     def _take(self, number: int, stop: bool) -> tuple[Carry, Mark]:
         """Return a batch as this worker's first module takes it."""

@@ -32,7 +32,7 @@ class Key(NamedTuple):
     """Which message: what kind, to which position of the model, of which micro-batch."""
 
     kind: str  # F: a carry, B: its gradients, T, U: a tied parameter's gradient and its sum, H, L, D: a header, its
-    # length and a dry carry, E: a carry of an evaluation beside training
+    # length and a dry carry (in local learning: feedback of the classes), E: a carry of an evaluation beside training
     position: int
     microbatch: int
 
