@@ -16,6 +16,7 @@ from orchestrator.life import Trial
 from orchestrator.run import resume_run
 from orchestrator.rundir import RunDirectory
 from tests.cluster.drivers import start_driver, wait_for_step
+from trainers.graph.attention import Gat
 from trainers.graph.layers import Gcn, GraphLayer, Sage
 
 
@@ -55,13 +56,9 @@ def same(a: Any, b: Any) -> None:
 
 
 def mixed_net(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
-    """Attention of torch_geometric, batch normalisation, dropout, a mean and a normalised sum."""
-    from torch_geometric.nn import GATv2Conv
-
+    """Attention, batch normalisation, dropout, a mean and a normalised sum."""
     width = input_shape[0]
-    return nn.Sequential(
-        GATv2Conv(width, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), Sage(6, 6), nn.ELU(), Gcn(6, num_classes)
-    )
+    return nn.Sequential(Gat(width, 6), nn.BatchNorm1d(6), nn.Dropout(0.2), Sage(6, 6), nn.ELU(), Gcn(6, num_classes))
 
 
 MIXED = {"target": f"{__name__}:mixed_net"}
@@ -100,7 +97,7 @@ def dying_net(input_shape: tuple[int, ...], num_classes: int, folder: str = "") 
     "shape",
     [
         pytest.param({"stages": 2}, id="stages", marks=pytest.mark.slow),
-        pytest.param({"stages": 1, "ways": 2, "chunks": 1}, id="ways"),
+        pytest.param({"stages": 1, "ways": 2, "chunks": 1}, id="ways", marks=pytest.mark.slow),
         pytest.param({"stages": 2, "ways": 2, "correction": 2.0, "recompute": True, "model": MIXED}, id="hybrid"),
     ],
 )
