@@ -89,10 +89,10 @@ __all__ = [
     "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
     "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate", "Experiment",
     "FedAvg", "Federated", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid", "LearningRate",
-    "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model", "ModelSection", "Optimizer",
-    "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw",
-    "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section", "Shakespeare", "Shards",
-    "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform", "Vgg",
+    "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model",
+    "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline",
+    "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section",
+    "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform", "Vgg",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy

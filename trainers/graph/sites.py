@@ -26,7 +26,6 @@ from trainers.graph.exchange import Exchange
 from trainers.graph.kernels import Matrix
 from trainers.graph.reach import Reach, Sheets
 
-
 Returns = Literal["", "read by", "read"]
 """Which rows of gradients ways exchange in a site's backward: none; those of vertices that read their own, as many as
 the transposed matrix needs; or those that they have read themselves, as many as in forward."""
