@@ -11,11 +11,13 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from strategies.graph import Graph, Layout, from_edges, propagation
+from strategies.graph.order import chunk_order
 from trainers import models
 from trainers.data.graphs import registry
 from trainers.data.graphs.base import GraphData
@@ -318,3 +320,50 @@ def assert_close(pipeline: InlineGraphPipeline, loss: float, plain: Plain, toler
     assert got.keys() == plain.gradients.keys()
     for name, gradient in plain.gradients.items():
         torch.testing.assert_close(got[name], gradient, rtol=0, atol=tolerance, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def epochs(given: Settings, data: GraphData, number: int = 3, **more: Any) -> tuple[InlineGraphPipeline, list[float]]:
+    pipeline = InlineGraphPipeline(given, data, **more)
+    return pipeline, [pipeline.epoch(epoch).loss for epoch in range(1, number + 1)]
+
+
+def state(pipeline: InlineGraphPipeline) -> dict[str, dict[str, Tensor]]:
+    return pipeline.export()
+
+
+def same_states(left: InlineGraphPipeline, right: InlineGraphPipeline) -> None:
+    a, b = state(left), state(right)
+    assert a.keys() == b.keys()
+    for tree in a:
+        assert a[tree].keys() == b[tree].keys(), tree
+        for name, tensor in a[tree].items():
+            assert torch.equal(tensor, b[tree][name]), f"{tree} {name}"
+
+
+def follow(pipeline: InlineGraphPipeline, plain: Detached, number: int, tolerance: float = 1e-10) -> None:
+    """Train some epochs, and hold loss and gradients of each against a plain statement with the same weights."""
+    given = pipeline.ranks[0].settings
+    for epoch in range(1, number + 1):
+        order = chunk_order(given.seed, epoch, given.slots, given.shuffle)
+        weights = state(pipeline)["model"]
+        with torch.no_grad():
+            for name, parameter in plain.model.names.items():
+                parameter.copy_(weights[name])
+        loss = pipeline.epoch(epoch).loss
+        assert_close(pipeline, loss, plain.epoch(epoch, order.tolist()), tolerance)
+
+
+def pairs(*fast: str) -> Any:
+    """Every model on every graph; those that are not named are slow."""
+    every = [(graph, name) for name in MODELS for graph in GRAPHS]
+    marks = {pair: () if f"{pair[0]} {pair[1]}" in fast else (pytest.mark.slow,) for pair in every}
+    return pytest.mark.parametrize(
+        ("graph", "name"), [pytest.param(*pair, marks=marks[pair], id=f"{pair[0]}-{pair[1]}") for pair in every]
+    )
+
+
+BOTH = pairs(
+    "undirected gcn", "directed sage", "directed gcnii", "undirected resgcn", "directed gat", "directed pyg",
+    "undirected asks-twice",
+)  # fmt: skip
+FEW = pairs("directed gcnii", "undirected gat")
