@@ -15,7 +15,7 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.preparing import Prepared
 from strategies.pipeline import balance
 from strategies.seeds import integer
-from trainers.decoupled.costs import ModuleCost, measure
+from trainers.decoupled.costs import ModuleCost, backpropagation_bytes, measure
 from trainers.decoupled.settings import Settings, build
 from trainers.models import ModelError
 
@@ -25,11 +25,13 @@ class LocalStages(NamedTuple):
 
     Args:
         shares: modules of each worker. costs: of each module, for a batch. stream: as of `strategies.local.LocalRule`.
+        backpropagation_bytes: that autograd would keep of the whole model for a batch.
     """
 
     shares: tuple[int, ...]
     costs: tuple[ModuleCost, ...]
     stream: str
+    backpropagation_bytes: int
 
     def of_worker(self, worker: int) -> tuple[ModuleCost, ...]:
         start = sum(self.shares[:worker])
@@ -58,7 +60,9 @@ def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
     settings = settings_of(experiment, ())
     try:
         built = build(settings, prepared.dataset)
-        costs = measure(built, settings, prepared.dataset, experiment.cluster.threads_per_worker)
+        threads = experiment.cluster.threads_per_worker
+        costs = measure(built, settings, prepared.dataset, threads)
+        whole = backpropagation_bytes(built, settings, prepared.dataset, threads)
         built.names()
     except ModelError as error:
         raise ConfigError([Problem(origins("model"), "model", error.message, error.hint)]) from error
@@ -70,7 +74,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
         message = f"got {strategy.modules} processes for the {len(costs)} modules that {strategy.rule.name} makes"
         raise ConfigError([Problem(origins(path), path, message, f"at most {len(costs)}, or a deeper model")])
     shares = tuple(balance([cost.forward_s + cost.learn_s for cost in costs], strategy.modules))
-    return LocalStages(shares, tuple(costs), built.rule.stream)
+    return LocalStages(shares, tuple(costs), built.rule.stream, whole)
 
 
 def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
@@ -108,6 +112,7 @@ def summarise(experiment: Experiment, stages: LocalStages) -> dict[str, Any]:
         "shares": list(stages.shares),
         "modules": [{**cost._asdict(), "names": list(cost.names)} for cost in stages.costs],
         "sent_bytes": stages.sent_bytes,
+        "backpropagation_bytes": stages.backpropagation_bytes,
         "predicted_s": max(stages.batch_s),
     }
 

@@ -14,6 +14,7 @@ from orchestrator.report import (
     graph_page,
     learning_page,
     links_page,
+    local_page,
     peers_page,
     pictures,
     pipeline_page,
@@ -82,7 +83,7 @@ def page(facts: Facts) -> Page:
     manifest = facts.manifest
     saved = traffic_page.compression(facts)
     sections = [learning_page.section(facts), peers_page.section(facts), defence_page.section(facts)]
-    sections += [clients_page.participation(facts), pipeline_page.section(facts), graph_page.section(facts)]
+    sections += [clients_page.participation(facts), _gang(facts), graph_page.section(facts)]
     sections += [clients_page.staleness(facts), clients_page.lost(facts)]
     sections += [graph_page.traffic(facts) or traffic_page.section(facts, saved), links_page.section(facts)]
     sections += [_time(facts), clients_page.partition(facts), _numbers(facts)]
@@ -124,7 +125,14 @@ def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
         note = f"{seen:,} took part, {summed_up(found)}" if found.every else f"{seen:,} took part"
         tiles.append(Tile("clients", f"{own:,}", note))
     tiles += _rule(facts)
+    if local_page.is_local(facts):
+        return tiles + local_page.tiles(facts)
     return tiles + (graph_page.costs(facts) if on_graph else pipeline_page.tiles(facts))
+
+
+def _gang(facts: Facts) -> Section | None:
+    """Return the section on the workers of a gang whose steps are batches."""
+    return local_page.section(facts) if local_page.is_local(facts) else pipeline_page.section(facts)
 
 
 def _rule(facts: Facts) -> Iterator[Tile]:

@@ -51,7 +51,7 @@ class Replay:
         return tuple(self._entries)
 
     def put(self, batch: int, carry: Carry, uses: int = 0) -> None:
-        """Keep a batch; where there are more than `size` the oldest goes, counted in `num_unused` if it was never used."""
+        """Keep a batch; beyond `size` the oldest goes, and counts in `num_unused` if it was never used."""
         self._entries.append(Entry(batch, carry, uses))
         while len(self._entries) > self._size:
             self.num_unused += self._entries.pop(0).uses == 0

@@ -1,4 +1,4 @@
-"""Workers of local learning in processes of their own, joined by gloo, without Ray: what each process of a test does."""
+"""Workers of local learning in processes of their own, joined by gloo, without Ray: what each process does."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Found(NamedTuple):
     """What a process found.
 
     Args:
-        states: trees of each way. values: of the steps, of each way. sent: rank and bytes of each tensor sent first way.
+        states: trees of each way. values: of the steps, of each way. sent: target and bytes of each tensor, first way.
         ahead: how many batches the first worker had begun beyond the second one, when that had done each.
         others: trees of each other rule.
     """

@@ -1,1 +1,1 @@
-"""Local learning over workers: each owns some modules, sends activations on before it learns, and hears no gradients."""
+"""Local learning over workers: each owns modules, sends activations on before it learns, and hears no gradients."""

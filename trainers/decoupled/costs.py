@@ -9,7 +9,8 @@ from typing import NamedTuple
 import torch
 
 from strategies.local import LocalModule, serial
-from strategies.local.memory import Saved
+from strategies.local.base import drawing
+from strategies.local.memory import Saved, backward_bytes
 from trainers import optimizers
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
@@ -72,6 +73,14 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
         ModuleCost(*own[index], *min(times[index], key=sum), saved_bytes[index], sent_bytes[index])
         for index in range(len(built.modules))
     ]
+
+
+def backpropagation_bytes(built: Built, settings: Settings, dataset: Dataset, threads: int) -> int:
+    """Return what autograd would keep of the model for one batch of backpropagation through all of it."""
+    rows = settings.order(len(dataset.train_y)).batch(0)
+    x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
+    with intra_op_threads(threads), drawing(0):
+        return backward_bytes(built.model, x, to_labels(dataset.train_y[rows]))
 
 
 def _forward(

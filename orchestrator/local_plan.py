@@ -1,0 +1,106 @@
+"""What a local-learning run would do, before it does it: modules, auxiliary networks, pace, bytes and memory.
+
+The modules are measured in this process, on one batch; nothing is started. Left out of the pace: transfers, which go on
+beside the computation, and cores that workers share.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from orchestrator.config import Loaded
+from orchestrator.config.schema import LocalLearning
+from orchestrator.gang_plan import GangPlan, milliseconds, problems
+from orchestrator.local_stages import LocalStages, divide
+from orchestrator.planning import placement_of
+from orchestrator.preparing import Prepared
+from orchestrator.progress import size
+from trainers import optimizers
+from trainers.decoupled.links import MARK_BYTES
+
+HINT = "strategy.modules=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalPlan(GangPlan):
+    """What a local-learning run would do.
+
+    Args:
+        data_bytes: of the data set, which every worker reads. memory: bytes of each worker.
+    """
+
+    stages: LocalStages
+    data_bytes: int
+    memory: tuple[int, ...]
+
+    def sections(self) -> Iterator[tuple[str, list[str]]]:
+        """As `GangPlan.sections`."""
+        strategy = self.experiment.strategy
+        assert isinstance(strategy, LocalLearning)
+        yield f"modules of {strategy.rule.name}, measured on a batch on this machine", list(self._modules())
+        yield "one batch, transfers left out", list(self._batch())
+
+    def _modules(self) -> Iterator[str]:
+        heads = f"{'parameters':>12}  {'auxiliary':>12}  {'forward':>10}  {'learning':>10}  {'saved':>10}"
+        yield f"{'worker':>6}  {'module':>6}  {heads}  of the model"
+        owners = [worker for worker, share in enumerate(self.stages.shares) for _ in range(share)]
+        for index, (worker, cost) in enumerate(zip(owners, self.stages.costs, strict=True)):
+            names = cost.names[:1] if len(cost.names) < 2 else (cost.names[0], "...", cost.names[-1])
+            yield (
+                f"{worker:>6}  {index:>6}  {cost.num_parameters:>12,}  {cost.num_auxiliary:>12,}  "
+                f"{milliseconds(cost.forward_s):>10}  {milliseconds(cost.learn_s):>10}  {size(cost.saved_bytes):>10}  "
+                + " ".join(names)
+            )
+
+    def _batch(self) -> Iterator[str]:
+        stages = self.stages
+        slowest, alone = max(stages.batch_s), sum(stages.batch_s)
+        extra = sum(cost.num_auxiliary for cost in stages.costs)
+        sent = sum(stages.sent_bytes) + MARK_BYTES * len(stages.sent_bytes)
+        yield f"{'parameters':<28}{self.num_parameters:>14,}   and {extra:,} of auxiliary networks"
+        yield f"{'time':<28}{milliseconds(slowest):>14}   {milliseconds(alone)} by one process"
+        share = slowest * len(stages.batch_s)
+        yield f"{'waiting':<28}{1 - alone / share:>14.1%}   of the workers' time: modules are not equal"
+        yield f"{'sent between workers':<28}{size(sent):>14}   activations and marks; no gradients"
+        kept, whole = max(cost.saved_bytes for cost in stages.costs), stages.backpropagation_bytes
+        yield f"{'kept for backward':<28}{size(kept):>14}   of a module at most; backpropagation keeps {size(whole)}"
+        yield f"{'memory of a worker':<28}{', '.join(map(size, self.memory)):>14}   weights, optimizer, activations"
+
+
+def plan_local(loaded: Loaded, prepared: Prepared) -> LocalPlan:
+    """Work out what a local-learning run would do.
+
+    Raises:
+        ConfigError: when rule and model do not suit each other. PlacementError: when the cluster does not answer.
+    """
+    experiment, dataset = loaded.experiment, prepared.dataset
+    strategy = experiment.strategy
+    assert isinstance(strategy, LocalLearning)
+    stages = divide(prepared, loaded.where)
+    dtype = getattr(torch, experiment.model.dtype)
+    copies = 2 + optimizers.copies(strategy.optimizer.model_dump(), dtype)
+    held = strategy.buffer if strategy.regime == "asynchronous" else strategy.queue
+    memory = []
+    for worker in range(len(stages.shares)):
+        own = stages.of_worker(worker)
+        weights = sum(cost.num_parameters + cost.num_auxiliary for cost in own) * dtype.itemsize
+        waiting = held * stages.sent_bytes[worker - 1] if worker else 0
+        memory.append(int(copies * weights) + max(cost.saved_bytes for cost in own) + waiting)
+    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
+    nodes, placement = placement_of(experiment)
+    return LocalPlan(
+        experiment=experiment,
+        text=loaded.text,
+        changed=loaded.changed,
+        num_parameters=sum(parameter.numel() for parameter in prepared.model.parameters()),
+        hint=HINT,
+        stages=stages,
+        data_bytes=data_bytes,
+        memory=tuple(memory),
+        nodes=nodes,
+        placement=placement,
+        problems=list(problems(memory, data_bytes, nodes, placement, "workers")),
+    )
