@@ -66,7 +66,8 @@ class LocalPlan(GangPlan):
         yield f"{'waiting':<28}{1 - alone / share:>14.1%}   of the workers' time: modules are not equal"
         yield f"{'sent between workers':<28}{size(sent):>14}   activations and marks; no gradients"
         kept, whole = max(cost.saved_bytes for cost in stages.costs), stages.backpropagation_bytes
-        yield f"{'kept for backward':<28}{size(kept):>14}   of a module at most; backpropagation keeps {size(whole)}"
+        than = f"; backpropagation keeps {size(whole)}" if whole is not None else ""
+        yield f"{'kept for backward':<28}{size(kept):>14}   of a module at most{than}"
         yield f"{'memory of a worker':<28}{', '.join(map(size, self.memory)):>14}   weights, optimizer, activations"
 
 

@@ -25,13 +25,13 @@ class LocalStages(NamedTuple):
 
     Args:
         shares: modules of each worker. costs: of each module, for a batch. stream: as of `strategies.local.LocalRule`.
-        backpropagation_bytes: that autograd would keep of the whole model for a batch.
+        backpropagation_bytes: that autograd would keep of the whole model for a batch; None where that is impossible.
     """
 
     shares: tuple[int, ...]
     costs: tuple[ModuleCost, ...]
     stream: str
-    backpropagation_bytes: int
+    backpropagation_bytes: int | None
 
     def of_worker(self, worker: int) -> tuple[ModuleCost, ...]:
         start = sum(self.shares[:worker])

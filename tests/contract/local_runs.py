@@ -28,6 +28,26 @@ def toy(input_shape: tuple[int, ...], num_classes: int, norm: bool = True) -> nn
     return nn.Sequential(*layers, nn.Linear(HIDDEN, num_classes))
 
 
+class Breaks(nn.Module):
+    """Hands on what it is given, four times."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.left = 4
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.left -= self.training
+        if self.left < 0:
+            raise RuntimeError("out of patience")
+        return x
+
+
+def breaking(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    """A network whose second half raises after a while."""
+    first, second = nn.Linear(input_shape[0], HIDDEN), nn.Linear(HIDDEN, HIDDEN)
+    return nn.Sequential(first, nn.ReLU(), nn.Sequential(second, nn.ReLU()), Breaks(), nn.Linear(HIDDEN, num_classes))
+
+
 def data(*, seed: int = 0) -> dict[str, np.ndarray]:
     """Three clouds of points."""
     generator = np.random.default_rng(seed)

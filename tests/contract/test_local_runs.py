@@ -95,16 +95,22 @@ def test_checkpoints_name_the_models_own_tensors_and_what_modules_have_beside_it
     assert trees["optimizer.momentum_buffer"].keys() - trained <= trees["auxiliary"].keys()
 
 
+EACH = {"name": "dgl", "modules": "each"}
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return orchestrator.run(config(tmp_path_factory.mktemp("whole")), quiet=True)
+    return orchestrator.run(config(tmp_path_factory.mktemp("whole"), rule=EACH), quiet=True)
 
 
-def test_a_run_that_is_cut_and_resumed_ends_with_the_bits_of_one_that_is_not(whole: Any, tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", [[], ["strategy.modules=2", "strategy.queue=1"]])
+def test_a_run_that_is_cut_and_resumed_ends_with_the_bits_of_one_that_is_not(
+    whole: Any, tmp_path: Path, change: list[str]
+) -> None:
     trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 4)
-    cut = orchestrator.run(config(tmp_path), quiet=True, trial=trial)
+    cut = orchestrator.run(config(tmp_path, rule=EACH), quiet=True, trial=trial)
     assert cut.step == 4
-    resumed = resume_run(cut.run_dir, quiet=True)
+    resumed = resume_run(cut.run_dir, overrides=change, quiet=True)
     assert resumed.step == 9 and equal(state(resumed), state(whole))
     assert figures(resumed, "train", "test") == figures(whole, "train", "test")
     assert {"auxiliary", "optimizer.exp_avg", "counters", "model"} == {name.split("/")[0] for name in state(whole)} - {
@@ -115,7 +121,10 @@ def test_a_run_that_is_cut_and_resumed_ends_with_the_bits_of_one_that_is_not(who
 
 def test_the_report_of_a_run_has_each_modules_loss_and_memory(whole: Any) -> None:
     told = {name for _, name, _ in figures(whole, "modules")}
-    assert told == {f"{what}_{module}" for what in ("loss", "saved_bytes") for module in range(3)}
+    assert told == {f"{what}_{module}" for what in ("loss", "saved_bytes") for module in range(5)}
+    page = (whole.run_dir / "report.html").read_text()
+    assert all(text in page for text in ("Loss of each module", "worker 2", "Rule dgl, lossless", "kept for backward"))
+    assert (whole.run_dir / "timeline.trace.json").exists()
     assert len(figures(whole, "train")) == 9 and [s for s, n, _ in figures(whole, "test") if n == "loss"] == [
         0,
         3,
@@ -124,17 +133,10 @@ def test_the_report_of_a_run_has_each_modules_loss_and_memory(whole: Any) -> Non
     ]
 
 
-def test_another_number_of_modules_is_refused_where_it_is_another_run(whole: Any) -> None:
+def test_another_number_of_modules_is_refused_where_it_is_another_run(tmp_path: Path) -> None:
+    short = orchestrator.run(config(tmp_path, steps=1), quiet=True)
     with pytest.raises(orchestrator.ResumeError, match=r"auxiliary networks.*one for each of the 3 modules"):
-        resume_run(whole.run_dir, overrides=["strategy.modules=2"], quiet=True)
-
-
-def test_another_number_of_workers_for_the_same_modules_goes_on(tmp_path: Path) -> None:
-    rule = {"name": "dgl", "modules": "each"}
-    trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 4)
-    cut = orchestrator.run(config(tmp_path, rule=rule), quiet=True, trial=trial)
-    resumed = resume_run(cut.run_dir, overrides=["strategy.modules=2"], quiet=True)
-    assert equal(state(resumed), state(orchestrator.run(config(tmp_path / "b", rule=rule), quiet=True)))
+        resume_run(short.run_dir, overrides=["strategy.modules=2"], quiet=True)
 
 
 def test_an_asynchronous_run_in_one_process_is_cut_and_resumed_with_the_same_bits(tmp_path: Path) -> None:
@@ -207,8 +209,15 @@ def test_what_cannot_be_run_is_told_with_its_field(tmp_path: Path, strategy: Any
     ],
 )
 def test_what_cannot_be_combined_with_local_learning_is_refused(tmp_path, section, value, message) -> None:
-    given = {**config(tmp_path), "data": {"name": "digits"}, "model": {"name": "mlp"}, section: value}
+    given = {**config(tmp_path), "model": {"name": "mlp"}, section: value}
     with pytest.raises(orchestrator.ConfigError, match=message):
+        orchestrator.run(given, quiet=True)
+
+
+def test_a_module_that_raises_is_named_with_its_step(tmp_path: Path) -> None:
+    given = config(tmp_path, modules=2, rule={"name": "dgl"})
+    given["model"]["target"] = "tests.contract.local_runs:breaking"
+    with pytest.raises(orchestrator.WorkerError, match=r"module 1, at step 5 with h \[7, 8\], raised .*patience"):
         orchestrator.run(given, quiet=True)
 
 

@@ -75,12 +75,18 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
     ]
 
 
-def backpropagation_bytes(built: Built, settings: Settings, dataset: Dataset, threads: int) -> int:
-    """Return what autograd would keep of the model for one batch of backpropagation through all of it."""
+def backpropagation_bytes(built: Built, settings: Settings, dataset: Dataset, threads: int) -> int | None:
+    """Return what autograd would keep of the model for one batch of backpropagation through all of it.
+
+    None where the model cannot be trained so: rules such as PhyLL need no layer that has a derivative.
+    """
     rows = settings.order(len(dataset.train_y)).batch(0)
     x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
-    with intra_op_threads(threads), drawing(0):
-        return backward_bytes(built.model, x, to_labels(dataset.train_y[rows]))
+    try:
+        with intra_op_threads(threads), drawing(0):
+            return backward_bytes(built.model, x, to_labels(dataset.train_y[rows]))
+    except (RuntimeError, TypeError, ValueError):
+        return None
 
 
 def _forward(

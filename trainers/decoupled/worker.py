@@ -16,8 +16,8 @@ import math
 import resource
 import time
 from collections import deque
-from collections.abc import Mapping
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -34,6 +34,7 @@ from trainers.decoupled.settings import Built, Settings
 from trainers.decoupled.state import Holding, rest
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
+from trainers.pipeline.chunk import LayerFailed
 from trainers.pipeline.state import Trees
 
 DRAWN = 16
@@ -91,7 +92,7 @@ class Worker:
                 that it sends on says so to the others.
 
         Raises:
-            NotFinite: when a module's loss is not.
+            NotFinite: when a module's loss is not. LayerFailed: from a module.
         """
         began = time.perf_counter()
         seed = self.settings.batch_seed(number)
@@ -105,11 +106,13 @@ class Worker:
         for place, index in enumerate(self._owned):
             module = self._modules[place]
             with Saved([module]) if measures else nullcontext() as saved:
-                carry = module(carry, targets, serial.module_seed(seed, index))
+                with _failing(index, number, carry):
+                    carry = module(carry, targets, serial.module_seed(seed, index))
                 if place + 1 == len(self._modules) and not self._is_last:
                     self._pass_on(number, carry, mark)
                 forward_end = time.perf_counter()
-                loss = serial.learn(module, self._optimizers[place])
+                with _failing(index, number, carry):
+                    loss = serial.learn(module, self._optimizers[place])
             if saved is not None:
                 self._saved_bytes.append(saved.peak_bytes)
             learned = time.perf_counter()
@@ -249,3 +252,14 @@ class Worker:
     def restore(self, trees: Trees) -> None:
         """Take this worker's part out of the whole state."""
         self._holding.restore(trees)
+
+
+@contextmanager
+def _failing(index: int, number: int, carry: Carry) -> Iterator[None]:
+    """Say of what a module raises which module it was, at which step, beside what tensors."""
+    try:
+        yield
+    except Exception as error:
+        shapes = ", ".join(f"{name} {list(tensor.shape)}" for name, tensor in carry.items())
+        raised = f"{type(error).__name__}: {error}"
+        raise LayerFailed(f"module {index}, at step {number} with {shapes}, raised {raised}") from error
