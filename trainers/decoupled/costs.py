@@ -105,6 +105,7 @@ def _own(built: Built) -> Sequence[tuple[tuple[str, ...], int, int]]:
     found = []
     for module in built.modules:
         names = [known[id(p)] for p in module.parameters() if id(p) in known]
-        sizes = [sum(p.numel() for p in module.parameters() if (id(p) in known) == own) for own in (True, False)]
-        found.append((tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names)), *sizes))
+        of_model = sum(p.numel() for p in module.parameters() if id(p) in known)
+        besides = sum(p.numel() for p in module.parameters() if id(p) not in known)
+        found.append((tuple(dict.fromkeys(name.rpartition(".")[0] or name for name in names)), of_model, besides))
     return found

@@ -121,7 +121,7 @@ class Worker:
             self._losses[place].append(loss)
             spans += [
                 ("F", place, number, began, ready, forward_end),
-                ("B", place, number, *[forward_end] * 2, learned),
+                ("B", place, number, forward_end, forward_end, learned),
             ]
             began = ready = learned
         self.link.done()
@@ -238,9 +238,10 @@ class Worker:
         found = [span for spans in self._spans for span in spans]
         first = found[0][2] if found else 0
         self._spans.clear()
+        zero = self._origin_s
         return [
-            (kind, chunk, number - first, *(time_s - self._origin_s for time_s in times))
-            for kind, chunk, number, *times in found
+            (kind, chunk, number - first, begin - zero, ready - zero, end - zero)
+            for kind, chunk, number, begin, ready, end in found
         ]
 
     # ------------------------------------------------------------------------------------------------------ state
