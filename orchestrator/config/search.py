@@ -22,10 +22,14 @@ METRICS = (
     "test/accuracy", "test/loss", "train/loss", "comm/uplink_bytes", "comm/downlink_bytes", "time/round_s",
     "time/compute_s", "time/wire_s", "time/wait_s", "time/evaluate_s", "train/num_examples", "train/num_clients",
     "train/num_steps", "train/staleness", "train/num_lost", "clients/accuracy", "clients/accuracy_lowest_tenth",
-    "clients/loss", "clients/num_evaluated", "train/accuracy", "val/accuracy", "val/loss", "best/val_accuracy",
-    "best/test_accuracy", "time/step_s", "comm/boundary_bytes", "comm/exchange_bytes",
+    "clients/loss", "clients/num_evaluated", "time/step_s", "comm/boundary_bytes",
 )  # fmt: skip
 """Every metric that a run records."""
+
+GRAPH_METRICS = (
+    "train/accuracy", "val/accuracy", "val/loss", "best/val_accuracy", "best/test_accuracy", "comm/exchange_bytes",
+)  # fmt: skip
+"""Those that only a run on a graph records besides."""
 
 
 def _ascending(bounds: list[Any]) -> list[Any]:

@@ -16,9 +16,10 @@ from orchestrator.config import overrides as laying
 from orchestrator.config.checks import Finding
 from orchestrator.config.document import Path
 from orchestrator.config.explain import did_you_mean, dotted, problems_of
+from orchestrator.config.graph_pipeline import GraphPipeline
 from orchestrator.config.overrides import Override, nearest_field
 from orchestrator.config.schema import Asha, Experiment, Optuna, Pbt
-from orchestrator.config.search import METRICS
+from orchestrator.config.search import GRAPH_METRICS, METRICS
 from orchestrator.errors import Problem
 
 Check = Callable[[Experiment], list[Finding]]
@@ -43,9 +44,10 @@ def check_search(
     for field, domain in search.space.items():
         yield from _field(field, domain.model_dump(), base, check, known)
     yield from _algorithm(experiment)
-    if search.metric not in METRICS:
+    metrics = (*METRICS, *GRAPH_METRICS) if isinstance(experiment.strategy, GraphPipeline) else METRICS
+    if search.metric not in metrics:
         message = f"got {search.metric!r}, expected a metric that a run records"
-        yield Finding(("search", "metric"), message, did_you_mean(search.metric, METRICS))
+        yield Finding(("search", "metric"), message, did_you_mean(search.metric, metrics))
 
 
 def _field(
