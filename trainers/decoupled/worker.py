@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 import resource
+import sys
 import time
 from collections import deque
 from collections.abc import Iterator, Mapping
@@ -226,7 +227,7 @@ class Worker:
             found[f"modules/saved_bytes_{index}"] = float(num_bytes)
         if self.link.counts:
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            found[f"workers/memory_bytes_{self.number}"] = 1024.0 * peak
+            found[f"workers/memory_bytes_{self.number}"] = peak * (1.0 if sys.platform == "darwin" else 1024.0)
         self._losses = [[] for _ in self._modules]
         return found
 
