@@ -195,9 +195,7 @@ def main() -> None:
             x = torch.from_numpy(data.train_x[: arguments.batch])
             boundary = boundary_bytes(built.modules[0], x)
             assert told == boundary + MARK_BYTES, f"{told} bytes were sent, {boundary} and a mark expected"
-            print(
-                f"bytes of a batch: {told:,.0f}, boundary activations and a mark; none come back"
-            )
+            print(f"bytes of a batch: {told:,.0f}, boundary activations and a mark; none come back")
         else:
             rows.append(told)
     print(f"ResNet-{arguments.depth} of width {arguments.width}, batches of {arguments.batch}, cut {layers}")
