@@ -175,6 +175,7 @@ def test_a_search_stops_a_gang_with_its_state(tmp_path: Path, local_ray: str) ->
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_gang_ends_when_patience_does_as_one_process_does(tmp_path: Path, local_ray: str) -> None:
     shape = {"ways": 1, "epochs": 4000, "patience": 3, "optimizer": {"name": "sgd", "lr": 1e-9}}
     here = orchestrator.run(config(tmp_path / "a", **shape), quiet=True)

@@ -31,13 +31,14 @@ def test_a_job_that_ends_well_gives_its_output_and_zero(with_token: SimulatedClu
     assert with_token.token not in output
 
 
-@pytest.mark.parametrize("code", [1, 4])
+@pytest.mark.parametrize("code", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_a_job_that_fails_gives_the_exit_code_of_its_command(with_token: SimulatedCluster, code: int) -> None:
     outcome, output = run(with_token, f"python -c 'import sys; print(\"last words\"); sys.exit({code})'")
     assert outcome[:2] == ("FAILED", code)
     assert "last words" in output
 
 
+@pytest.mark.slow
 def test_a_job_has_its_working_folder_and_environment(with_token: SimulatedCluster, tmp_path: Path) -> None:
     (tmp_path / "note.txt").write_text("brought along")
     outcome, output = run(
@@ -50,6 +51,7 @@ def test_a_job_has_its_working_folder_and_environment(with_token: SimulatedClust
     assert "brought along green" in output
 
 
+@pytest.mark.slow
 def test_a_job_can_be_stopped_while_it_is_followed(with_token: SimulatedCluster) -> None:
     url = with_token.dashboard_url
     job_id = jobs.submit(url, "python -uc 'import time; print(\"begun\"); time.sleep(300)'")
@@ -105,6 +107,7 @@ def test_inside_a_job_local_joins_the_jobs_cluster(with_token: SimulatedCluster)
     assert "2 nodes" in output
 
 
+@pytest.mark.slow
 def test_auto_finds_the_job_server_of_the_cluster(with_token: SimulatedCluster) -> None:
     job_id = jobs.submit("auto", "true")
     assert jobs.follow("auto", job_id, lambda text: None).status == "SUCCEEDED"

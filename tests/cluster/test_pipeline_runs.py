@@ -116,6 +116,7 @@ def test_a_search_stops_a_pipeline_with_its_state(tmp_path: Path) -> None:
 
 
 @pytest.mark.ray
+@pytest.mark.slow
 def test_a_search_stops_a_gang_with_its_state(tmp_path: Path, local_ray: str) -> None:
     trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 6)
     settings = config(tmp_path, steps=4000, cluster={"workers": 2, "address": local_ray})

@@ -374,6 +374,7 @@ def test_ctrl_c_saves_the_trials_and_resume_ends_as_if_nothing_happened(tmp_path
     assert [event["from_step"] for event in events] == [stopped.step]
 
 
+@pytest.mark.slow
 def test_a_trial_whose_process_is_killed_goes_on_with_the_same_bits(tmp_path: Path, local_ray: str) -> None:
     import threading
 
