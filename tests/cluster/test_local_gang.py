@@ -95,6 +95,7 @@ def test_a_worker_killed_outright_is_started_again_and_the_run_ends_with_the_sam
     assert restart["from_step"] >= 4 and restart["from_step"] % 4 == 0
 
 
+@pytest.mark.slow
 def test_a_wish_to_stop_travels_down_with_the_batches_and_leaves_a_whole_state(tmp_path: Path, local_ray: str) -> None:
     trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 6)
     settings = config(tmp_path, address=local_ray, steps=4000, queue=3)

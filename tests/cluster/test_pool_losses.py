@@ -53,6 +53,7 @@ def test_a_worker_killed_in_the_middle_of_a_call_changes_no_answer(
     assert "killed" in reason
 
 
+@pytest.mark.slow
 def test_both_workers_killed_from_outside_while_idle_are_replaced(pool: RayExecutor, told: Told) -> None:
     first = pids(told)
     for pid in first.values():
@@ -69,6 +70,7 @@ def test_the_pool_goes_on_with_the_workers_it_has(pool: RayExecutor, told: Told,
     assert [fields["worker"] for kind, fields in told if kind == "worker_lost"] == ["worker 1"]
 
 
+@pytest.mark.slow
 def test_a_call_that_kills_every_worker_it_meets_is_given_up(pool: RayExecutor, told: Told) -> None:
     calls = [Call("add", (number,)) for number in range(6)]
     calls[2] = Call("die", ())
@@ -142,6 +144,7 @@ def test_what_cannot_be_placed_is_refused_at_once_with_need_versus_have(local_ra
     assert need[-1] == "996"
 
 
+@pytest.mark.slow
 def test_places_held_by_others_are_waited_for_and_then_given_up(local_ray: str, toy: Spec) -> None:
     with RayExecutor(3, {"CPU": 1}, start_timeout_s=60) as first:
         first.start(toy())

@@ -58,6 +58,7 @@ def test_shortage_over_both_nodes_is_told_with_numbers(with_token: SimulatedClus
         assert caught.value.reason == "0 of 1 worker fit on 2 nodes: short of 1 CPU"
 
 
+@pytest.mark.slow
 def test_ray_client_gives_the_same_pool(with_token: SimulatedCluster, toy: Spec, tmp_path: Path) -> None:
     with (
         connect(with_token.client_address) as connection,
@@ -136,6 +137,7 @@ def test_a_process_that_is_connected_stays_so(with_token: SimulatedCluster) -> N
     assert not ray.is_initialized()
 
 
+@pytest.mark.slow
 def test_connecting_leaves_environment_and_signals_as_they_were(with_token: SimulatedCluster, tmp_path: Path) -> None:
     code = f"""
 import os, signal
