@@ -92,8 +92,10 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
     try:
         cut = divided(settings, data)
     except ValueError as error:
-        path = "strategy.chunks"
-        raise ConfigError([Problem(origins(path), path, str(error), "fewer chunks, ways or stages")]) from error
+        path, count = "strategy.chunks", strategy.slots * strategy.ways
+        told = f"{strategy.slots} for each of {strategy.ways} ways, {count} in all"
+        message = f"got {told}, more than the {data.num_vertices:,} vertices of {data.name}"
+        raise ConfigError([Problem(origins(path), path, message, "fewer chunks, ways or stages")]) from error
     try:
         costs = measure(prepared.model, data, settings, threads=experiment.cluster.threads_per_worker)
     except ModelError as error:

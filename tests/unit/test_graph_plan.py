@@ -159,4 +159,4 @@ def test_validate_refuses_what_could_not_be_cut(tmp_path: Path, capsys: pytest.C
     with pytest.raises(SystemExit) as stopped:
         main(["validate", str(file)])
     assert stopped.value.code == 2
-    assert "120 vertices cannot fill 1 ways x 121 slots" in capsys.readouterr().err
+    assert "got 121 for each of 1 ways, 121 in all, more than the 120 vertices" in capsys.readouterr().err

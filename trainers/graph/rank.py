@@ -233,7 +233,7 @@ class GraphRank:
     def _sum(self, vector: Tensor) -> Tensor:
         pending = self._collective.sum("all", vector)
         while not pending.ready():
-            pass
+            pass  # never goes round: ranks that take turns wait inside, and processes in `result`
         return pending.result()
 
     def _flush(self) -> None:
@@ -332,6 +332,6 @@ class _Scaled(dict[tuple[int, bool], Boundary]):
 
 
 def _finish(waiting: Iterator[None]) -> None:
-    """Run a generator through that never has to wait."""
+    """Run a generator through: where it would yield, transports and sums of turns wait for others themselves."""
     for _ in waiting:
         pass
