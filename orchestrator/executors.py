@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from cluster.errors import PlacementFailed, Unreachable
 from cluster.executor import Executor, Notify
 from cluster.inline import InlineExecutor
-from orchestrator.config.schema import Cluster, Experiment, GraphPipeline, LocalLearning, Pipeline
+from orchestrator.config.schema import Cluster, Experiment, GangSection
 from orchestrator.errors import PlacementError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def open_gang(experiment: Experiment, notify: Notify, sys_path: tuple[str, ...])
         PlacementError: when the cluster cannot be reached, or cannot hold the ranks: need versus have.
     """
     section, strategy = experiment.cluster, experiment.strategy
-    assert isinstance(strategy, Pipeline | GraphPipeline | LocalLearning)
+    assert isinstance(strategy, GangSection)
     if section.workers == 0:
         yield None
         return

@@ -32,7 +32,7 @@ from cluster import trials
 from cluster.connect import connect
 from orchestrator import search_space, sweep
 from orchestrator.config import format_override, load_experiment
-from orchestrator.config.schema import Asha, Experiment, GraphPipeline, LocalLearning, Optuna, Pipeline, Search
+from orchestrator.config.schema import Asha, Experiment, GangSection, Optuna, Search
 from orchestrator.errors import ConfigError, PlacementError, Problem, ResumeError
 from orchestrator.executors import code_to_send, placement_errors
 from orchestrator.interrupts import Interrupts
@@ -177,7 +177,7 @@ class Launcher:
     def __call__(self, tasks: Iterator[Task | None], more: range, watch: Watch) -> None:
         search, section = self._experiment.search, self._experiment.cluster
         assert search is not None
-        gang = isinstance(self._experiment.strategy, Pipeline | GraphPipeline | LocalLearning) and section.workers > 0
+        gang = isinstance(self._experiment.strategy, GangSection) and section.workers > 0
         held = ({}, 0) if gang else (section.resources_per_worker, section.workers)  # a gang has places of its own
         group = trials.group(*held, section.placement)
         trainable = ray_tune.with_resources(ray_tune.with_parameters(SweepTrial, setting=self._setting), group)

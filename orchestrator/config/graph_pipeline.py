@@ -7,12 +7,13 @@ from typing import Annotated, Literal
 from annotated_types import MinLen
 from pydantic import Field
 
-from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section, Text
+from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Text
+from orchestrator.config.gang import GangSection
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
 
-class GraphPipeline(Section):
+class GraphPipeline(GangSection):
     """A deep graph network on one whole graph: layers cut over stages, vertices over ways, an epoch chunk by chunk."""
 
     kind: Literal["graph-pipeline"]

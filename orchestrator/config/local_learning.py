@@ -6,13 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt
+from orchestrator.config.gang import GangSection
 from orchestrator.config.local_rules import AugLocal, LocalRule
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
 
-class LocalLearning(Section):
+class LocalLearning(GangSection):
     """Modules of one network in processes of their own, each trained by a loss of its own: no gradient crosses."""
 
     kind: Literal["local-learning"]
@@ -46,20 +47,6 @@ class LocalLearning(Section):
     def rule_arguments(self) -> dict[str, Any]:
         """Return what `strategies.local.rule` is called with."""
         return {"name": self.rule.name, **self.rule.arguments(self.modules)}
-
-    @property
-    def num_steps(self) -> int:
-        return self.steps
-
-    @property
-    def unit(self) -> str:
-        """What a step is called."""
-        return "step"
-
-    @property
-    def steps_field(self) -> str:
-        """Where `num_steps` is said."""
-        return "strategy.steps"
 
     @property
     def num_ranks(self) -> int:

@@ -15,6 +15,7 @@ from orchestrator.config.fields import (
     Section,
     Target,
 )  # fmt: skip
+from orchestrator.config.gang import GangSection
 from orchestrator.config.optimizer import Optimizer
 
 
@@ -39,7 +40,7 @@ class Loss(Section):
     )
 
 
-class Pipeline(Section):
+class Pipeline(GangSection):
     """Stages of one model in processes of their own, each batch cut into micro-batches that follow one another."""
 
     kind: Literal["pipeline"]
@@ -72,20 +73,6 @@ class Pipeline(Section):
     loss: Loss = Field(Loss(), description="what is minimised")
     precision: Literal["bf16"] | None = Field(None, description="bf16: layers run under autocast; null: as they are")
     restarts: NonNegativeInt = Field(2, description="times that lost stages are started again from the last checkpoint")
-
-    @property
-    def num_steps(self) -> int:
-        return self.steps
-
-    @property
-    def unit(self) -> str:
-        """What a step is called."""
-        return "step"
-
-    @property
-    def steps_field(self) -> str:
-        """Where `num_steps` is said."""
-        return "strategy.steps"
 
     @property
     def num_ranks(self) -> int:

@@ -34,6 +34,7 @@ from orchestrator.config.fields import (
     Section,
     Text,
 )  # fmt: skip
+from orchestrator.config.gang import GangSection
 from orchestrator.config.graph_pipeline import GraphPipeline
 from orchestrator.config.graphs import GraphOgb, GraphParquet, GraphSection, PowerLaw, Sbm
 from orchestrator.config.grid import RunGrid
@@ -88,11 +89,12 @@ from orchestrator.config.search import (
 __all__ = [
     "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
     "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate", "Experiment",
-    "FedAvg", "Federated", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid", "LearningRate",
-    "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp", "Model",
-    "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers", "Pipeline",
-    "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search", "Section",
-    "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform", "Vgg",
+    "FedAvg", "Federated", "GangSection", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid",
+    "LearningRate", "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp",
+    "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers",
+    "Pipeline", "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search",
+    "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
+    "Vgg",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy
@@ -237,8 +239,7 @@ class Experiment(Section):
     @property
     def num_workers(self) -> int:
         """Processes that train, besides this one; 0 when this one does."""
-        gang = isinstance(self.strategy, Pipeline | GraphPipeline | LocalLearning)
-        ranks = self.strategy.num_ranks if gang else self.cluster.workers
+        ranks = self.strategy.num_ranks if isinstance(self.strategy, GangSection) else self.cluster.workers
         return ranks if self.cluster.workers else 0
 
     @property

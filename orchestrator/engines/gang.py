@@ -22,7 +22,7 @@ from cluster.errors import PlacementFailed, RemoteFailure
 from cluster.executor import Notify
 from cluster.gang import Gang
 from orchestrator.client_store import ClientStore
-from orchestrator.config.schema import Experiment, GraphPipeline, LocalLearning, Pipeline
+from orchestrator.config.schema import Experiment, GangSection
 from orchestrator.engines.base import RunState, StepReport
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
@@ -134,7 +134,7 @@ class GangEngine:
     ) -> None:
         self._experiment: Experiment = prepared.experiment
         strategy = prepared.experiment.strategy
-        assert isinstance(strategy, Pipeline | GraphPipeline | LocalLearning)
+        assert isinstance(strategy, GangSection)
         self._strategy = strategy
         self._prepared, self._gang, self._interrupts, self._notify = prepared, gang, interrupts, notify
         self._course = course

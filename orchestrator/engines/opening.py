@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 from cluster.executor import Notify
 from orchestrator.config import Origins
-from orchestrator.config.schema import GraphPipeline, LocalLearning, Peers, Pipeline
+from orchestrator.config.schema import GangSection, GraphPipeline, Peers, Pipeline
 from orchestrator.engines.base import Engine
 from orchestrator.executors import open_executor, open_gang
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
+
+if TYPE_CHECKING:
+    from orchestrator.engines.gang import Course
 
 
 @contextmanager
@@ -27,30 +31,12 @@ def open_engine(
         ConfigError: when the model cannot be divided as asked. PlacementError: when there is no room.
     """
     experiment = prepared.experiment
-    if isinstance(experiment.strategy, Pipeline):
-        from orchestrator.engines.courses import PipelineCourse
+    if isinstance(experiment.strategy, GangSection):
         from orchestrator.engines.gang import GangEngine
-        from orchestrator.stages import divide
 
-        course = PipelineCourse(prepared, divide(prepared, where))
+        course = _course(prepared, where)
         with open_gang(experiment, notify, sys_path) as gang:
             yield GangEngine(prepared, course, gang, interrupts, notify)
-    elif isinstance(experiment.strategy, GraphPipeline):
-        from orchestrator import graph_stages
-        from orchestrator.engines.courses import GraphCourse
-        from orchestrator.engines.gang import GangEngine
-
-        graph_course = GraphCourse(prepared, graph_stages.divide(prepared, where))
-        with open_gang(experiment, notify, sys_path) as gang:
-            yield GangEngine(prepared, graph_course, gang, interrupts, notify)
-    elif isinstance(experiment.strategy, LocalLearning):
-        from orchestrator import local_stages
-        from orchestrator.engines.gang import GangEngine
-        from orchestrator.engines.local_course import LocalCourse
-
-        local_course = LocalCourse(prepared, local_stages.divide(prepared, where))
-        with open_gang(experiment, notify, sys_path) as gang:
-            yield GangEngine(prepared, local_course, gang, interrupts, notify)
     elif isinstance(experiment.strategy, Peers):
         from orchestrator.engines.peers import PeersEngine
 
@@ -61,3 +47,22 @@ def open_engine(
 
         with open_executor(experiment, notify) as executor:
             yield RoundsEngine(experiment, prepared, executor, sys_path)
+
+
+def _course(prepared: Prepared, where: Origins | None) -> Course:
+    """Cut the model, and what else there is to cut, for a gang; a new kind of gang adds its lines here."""
+    strategy = prepared.experiment.strategy
+    if isinstance(strategy, Pipeline):
+        from orchestrator import stages
+        from orchestrator.engines.courses import PipelineCourse
+
+        return PipelineCourse(prepared, stages.divide(prepared, where))
+    if isinstance(strategy, GraphPipeline):
+        from orchestrator import graph_stages
+        from orchestrator.engines.courses import GraphCourse
+
+        return GraphCourse(prepared, graph_stages.divide(prepared, where))
+    from orchestrator import local_stages
+    from orchestrator.engines.local_course import LocalCourse
+
+    return LocalCourse(prepared, local_stages.divide(prepared, where))
