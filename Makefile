@@ -10,8 +10,7 @@ demo: $(STAMP)
 	$(BIN)/orchestrator run examples/quickstart.yaml
 
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not ray and not multinode" tests
-	$(BIN)/python -m pytest -m "not slow and (ray or multinode)" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow" tests
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

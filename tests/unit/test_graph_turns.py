@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _thread
+import signal
 import threading
 import time
 
@@ -199,7 +199,7 @@ def test_an_interruption_ends_all_ranks_at_their_next_wait() -> None:
 
     def work(number: int) -> None:
         if number == 0:
-            _thread.interrupt_main()
+            signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)  # wakes a thread that joins another
         for step in range(200):
             steps.append(step)
             time.sleep(0.005)  # as a layer computes
