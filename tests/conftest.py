@@ -17,6 +17,7 @@ for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATOR_ROOT"):
     os.environ.pop(_name, None)
 
 
+@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep all tests with a Ray cluster in one process, one after another, beside those of the others."""
     for item in items:
