@@ -4,13 +4,20 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-slow lint bench clean
+.PHONY: demo test test-plain test-ray test-slow lint bench clean
 
 demo: $(STAMP)
 	$(BIN)/orchestrator run examples/quickstart.yaml
 
+# Tests with a Ray cluster wait more than they compute, so they run beside the others.
 test: $(STAMP) lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --dist loadgroup -m "not slow" tests
+	@$(MAKE) --no-print-directory -j2 -Oline test-plain test-ray
+
+test-plain: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not ray and not multinode" tests
+
+test-ray: $(STAMP)
+	$(BIN)/python -m pytest -m "not slow and (ray or multinode)" tests
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests

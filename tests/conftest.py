@@ -17,14 +17,6 @@ for _name in ("MLFLOW_TRACKING_URI", "RAY_ADDRESS", "ORCHESTRATOR_ROOT"):
     os.environ.pop(_name, None)
 
 
-@pytest.hookimpl(tryfirst=True)  # pytest-xdist reads the marks in its own
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep all tests with a Ray cluster in one process, one after another, beside those of the others."""
-    for item in items:
-        if item.get_closest_marker("ray") or item.get_closest_marker("multinode"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture(scope="session")
 def data_folder() -> Path:
     """The folder of real data sets; a test that needs it is skipped where `ORCHESTRATOR_DATA` names none."""
