@@ -21,10 +21,12 @@ from strategies.pipeline import Costs, Simulation, balance, gpipe, simulate
 from strategies.seeds import integer
 from trainers.data.graphs.base import GraphData
 from trainers.graph.costs import GraphLayerCost, measure
+from trainers.graph.exchange import NUM_MESSAGES
 from trainers.graph.rank import divided
 from trainers.graph.settings import Settings
 from trainers.models import ModelError
 from trainers.pipeline.chunk import LayerFailed
+from trainers.pipeline.transport import NUM_MICROBATCHES
 
 
 class Epoch(NamedTuple):
@@ -83,7 +85,8 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
     """Measure the layers and cut model and graph.
 
     Raises:
-        ConfigError: when the model is no chain, or has fewer layers or the graph fewer vertices than asked for.
+        ConfigError: when the model is no chain, or has fewer layers or the graph fewer vertices than asked for, or when
+            there are more messages than can be told apart.
     """
     experiment, origins = prepared.experiment, where or Origins()
     strategy, data = experiment.strategy, prepared.dataset
@@ -108,6 +111,9 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
         path = "strategy.partition" if not isinstance(strategy.partition, str) else "strategy.stages"
         hint = f"the model has {len(costs)} layers"
         raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
+    if told := _too_many(strategy, layers, costs):
+        path = "strategy.chunks"
+        raise ConfigError([Problem(origins(path), path, told, "fewer chunks, or more stages")])
     chunks = _chunks(data, cut)
     epoch = _bytes(itemsize(experiment), layers, cut, chunks, costs)
     return GraphStages(layers, cut, chunks, tuple(costs), epoch, _predict(layers, costs, cut))
@@ -183,6 +189,19 @@ def _cut(strategy: GraphPipeline, costs: list[GraphLayerCost]) -> tuple[int, ...
     if sum(strategy.partition) != len(costs):
         raise ValueError(f"{strategy.partition} are {sum(strategy.partition)} layers, the model has {len(costs)}")
     return tuple(strategy.partition)
+
+
+def _too_many(strategy: GraphPipeline, layers: tuple[int, ...], costs: list[GraphLayerCost]) -> str:
+    """Return what of an epoch a transport could not number; nothing where it can."""
+    if strategy.stages > 1 and strategy.slots > NUM_MICROBATCHES:
+        return f"got {strategy.slots:,}, expected at most {NUM_MICROBATCHES:,}, which messages can tell apart"
+    starts = [sum(layers[:stage]) for stage in range(len(layers))]
+    sites = max(sum(len(cost.sites) for cost in costs[a : a + n]) for a, n in zip(starts, layers, strict=True))
+    most = NUM_MESSAGES // (sites * strategy.ways) - 1 if sites else strategy.slots
+    if strategy.ways == 1 or strategy.slots <= most:
+        return ""
+    told = f"{strategy.ways} ways and {sites:,} aggregations of a stage"
+    return f"got {strategy.slots:,}, expected at most {most:,} with {told}, which messages can tell apart"
 
 
 def _chunks(data: GraphData, cut: Layout) -> Chunks:

@@ -25,6 +25,7 @@ from trainers.models import ModelError
 from trainers.pipeline.chunk import LayerFailed
 from trainers.pipeline.costs import LayerCost, measure
 from trainers.pipeline.settings import Settings
+from trainers.pipeline.transport import NUM_MICROBATCHES, NUM_POSITIONS
 
 _MODES = ("never", "except-last", "always")
 
@@ -63,11 +64,17 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
     """Measure the layers, cut the model, and choose what each stage recomputes.
 
     Raises:
-        ConfigError: when the model is no chain, has too few layers, or does not fit `strategy.stage_memory`.
+        ConfigError: when the model is no chain, has too few layers, or does not fit `strategy.stage_memory`, or when
+            there are more micro-batches than messages can be told apart.
     """
     experiment, origins = prepared.experiment, where or Origins()
     strategy = experiment.strategy
     assert isinstance(strategy, Pipeline)
+    if problems := [
+        Problem(origins(path), path, f"got {told}, expected at most {most:,}, which messages can tell apart", hint)
+        for path, told, most, hint in _too_many(prepared)
+    ]:
+        raise ConfigError(problems)
     try:
         costs = measure(
             prepared.model,
@@ -183,6 +190,21 @@ def summarise_stages(experiment: Experiment, stages: Stages) -> dict[str, Any]:
 
 
 # ---------------------------------------------------------------------------------------------------- the parts
+
+
+def _too_many(prepared: Prepared) -> Iterator[tuple[str, str, int, str]]:
+    """Yield what there is too much of for a transport to number: the field, how many, the most, what to type."""
+    strategy = prepared.experiment.strategy
+    assert isinstance(strategy, Pipeline)
+    if strategy.num_positions > NUM_POSITIONS:
+        yield "strategy.stages", f"{strategy.num_positions:,} parts of a model", NUM_POSITIONS, "fewer stages or chunks"
+    if (count := num_microbatches(strategy)) > NUM_MICROBATCHES:
+        hint = f"strategy.microbatches={NUM_MICROBATCHES}, and strategy.accumulate for larger batches"
+        yield "strategy.microbatches", f"{count:,} micro-batches", NUM_MICROBATCHES, hint
+    rows, asked = -(-len(prepared.dataset.test_y) // strategy.replicas), prepared.experiment.evaluate.batch_size
+    if (count := -(-rows // asked)) > NUM_MICROBATCHES:
+        told = f"{asked}, which cuts the test examples into {count:,} micro-batches"
+        yield "evaluate.batch_size", told, NUM_MICROBATCHES, f"evaluate.batch_size={-(-rows // NUM_MICROBATCHES)}"
 
 
 def _spans(predicted: Simulation, stage: int) -> list[list[Any]]:

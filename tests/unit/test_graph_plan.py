@@ -16,6 +16,7 @@ from cluster import inventory
 from cluster.inventory import Node
 from orchestrator.cli import cli, main
 from orchestrator.config import format_override, load_experiment
+from orchestrator.errors import ConfigError
 from orchestrator.graph_plan import GraphPlan
 from orchestrator.graph_stages import settings_of
 from orchestrator.planning import plan
@@ -151,6 +152,16 @@ def test_validate_says_what_a_gang_trains(tmp_path: Path, changes: dict[str, Any
     result = CliRunner().invoke(cli, ["validate", str(file), *overrides])
     assert result.exit_code == 0, result.output
     assert told.replace("#", str(edges)) in result.output
+
+
+def test_more_messages_than_can_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.graph_stages.NUM_MESSAGES", 2 * 2 * (3 + 1))
+    assert drawn(ways=2)[0].stages.epoch.exchange, "two aggregations in all, two ways, three chunks and an evaluation"
+    with pytest.raises(ConfigError, match="got 4, expected at most 3 with 2 ways and 2 aggregations of a stage"):
+        plan(raw(ways=2, chunks=4, stages=1, partition="time"))
+    monkeypatch.setattr("orchestrator.graph_stages.NUM_MICROBATCHES", 3)
+    with pytest.raises(ConfigError, match="got 4, expected at most 3, which messages can tell apart"):
+        plan(raw(chunks=4))
 
 
 def test_validate_refuses_what_could_not_be_cut(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -85,6 +85,16 @@ def test_a_batch_larger_than_the_data_is_refused() -> None:
         prepare(load_experiment(raw(batch_size=5000)))
 
 
+def test_more_microbatches_than_messages_can_be_told_apart_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("orchestrator.stages.NUM_MICROBATCHES", 3)
+    with pytest.raises(ConfigError) as caught:
+        divide(prepare(load_experiment({**raw(stages=2, replicas=2), "evaluate": {"batch_size": 50}})))
+    text = str(caught.value)
+    assert "got 4 micro-batches, expected at most 3" in text and "strategy.microbatches=3" in text
+    assert "got 50, which cuts the test examples into 4 micro-batches" in text and "evaluate.batch_size=60" in text
+    assert cut(stages=2, microbatches=3).layers, "evaluations come in one piece unless they are told otherwise"
+
+
 def test_fit_needs_a_limit() -> None:
     with pytest.raises(ConfigError, match="stage_memory says no limit"):
         load_experiment(raw(recompute="fit"))

@@ -68,7 +68,8 @@ def measure(
     with intra_op_threads(threads), torch.random.fork_rng(devices=[]):
         reach = Reach(graph, cut, 0, dtype=dtype, device=torch.device("cpu"), kernel=settings.kernel)
         features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
-        view = ChunkView(reach, Exchange(None, 0, 1), features, refresh=1, correction=settings.correction, keep=False)
+        alone = Exchange(None, 0, 1, num_chunks)
+        view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=False)
         chunks = [GraphChunk([layer], layer.index, len(layers), view) for layer in layers]
         labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
         best = [[float("inf"), float("inf")] for _ in chunks]

@@ -1,7 +1,7 @@
 """Rows of vertices between the ways of one stage: what graph parallelism costs, layer after layer.
 
-Messages are known by (site, slot, sender), so a pipeline's transport carries them; nothing is sent where no vertex is
-needed.
+Messages are numbered by site, slot and sender, so a pipeline's transport carries them; nothing is sent where no vertex
+is needed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from trainers.pipeline.transport import Key, Spec, Transport
+from trainers.pipeline.transport import NUM_MICROBATCHES, NUM_POSITIONS, Key, Spec, Transport
+
+NUM_MESSAGES = NUM_POSITIONS * NUM_MICROBATCHES
+"""What a transport can tell apart of one kind: sites x (slots + 1) x ways, an evaluation being a slot of its own."""
 
 
 class Exchange:
@@ -20,10 +23,11 @@ class Exchange:
 
     Args:
         transport: among the ways of this stage, by their numbers; None where there is one way.
+        slots: of an epoch.
     """
 
-    def __init__(self, transport: Transport | None, way: int, ways: int) -> None:
-        self._transport, self.way, self.ways = transport, way, ways
+    def __init__(self, transport: Transport | None, way: int, ways: int, slots: int) -> None:
+        self._transport, self.way, self.ways, self._slots = transport, way, ways, slots
 
     @property
     def sent_bytes(self) -> int:
@@ -36,7 +40,7 @@ class Exchange:
         """Send each way its rows and wait for those of the others.
 
         Args:
-            site: the place in the model, counted on this stage. slot: of the epoch.
+            site: the place in the model, counted on this stage. slot: of the epoch; one more in an evaluation.
             rows: for each way, what it needs; empty or None sends nothing.
             room: for each way, where what comes from it is written; empty where nothing comes.
         """
@@ -64,4 +68,5 @@ class Exchange:
             self._transport.flush()
 
     def _key(self, kind: str, site: int, slot: int, sender: int) -> Key:
-        return Key(kind, site, slot * self.ways + sender)
+        number = (site * (self._slots + 1) + slot) * self.ways + sender
+        return Key(kind, *divmod(number, NUM_MICROBATCHES))

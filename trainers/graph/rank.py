@@ -115,7 +115,7 @@ class GraphRank:
     ) -> None:
         self.settings, self.stage, self.way = settings, stage, way
         self._between, self._collective, self._device = between, collective, device
-        self._exchange = Exchange(among, way, settings.ways)
+        self._exchange = Exchange(among, way, settings.ways, settings.slots)
         dtype = getattr(torch, settings.model["dtype"])
         graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
         self.reach = Reach(graph, cut, way, dtype=dtype, device=device, kernel=settings.kernel)

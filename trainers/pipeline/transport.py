@@ -38,6 +38,8 @@ class Key(NamedTuple):
 
 
 _KINDS = "FBTUHLDE"
+NUM_POSITIONS, NUM_MICROBATCHES, _NUM_TENSORS = 1 << 9, 1 << 14, 1 << 5
+"""What a message's tag has room for: with the kind 31 bits, which gloo takes."""
 _IN_FLIGHT = 4
 """Messages of one kind to one rank that have not arrived yet; the next waits. gloo tells of one only by waiting."""
 
@@ -230,10 +232,12 @@ class GroupTransport:
 
     @staticmethod
     def _tag(key: Key, index: int) -> int:
-        """Number a message, in the 31 bits that gloo takes: 3 for the kind, 9, 14 and 5 for the rest."""
-        if key.position >= 1 << 9 or key.microbatch >= 1 << 14 or index >= 1 << 5:
-            raise ValueError(f"{key} with tensor {index}: at most 512 positions, 16384 micro-batches, 32 tensors")
-        return ((_KINDS.index(key.kind) << 9 | key.position) << 14 | key.microbatch) << 5 | index
+        """Number a message; what asks for too many is refused before a run where it is known then."""
+        if key.position >= NUM_POSITIONS or key.microbatch >= NUM_MICROBATCHES or index >= _NUM_TENSORS:
+            most = f"{NUM_POSITIONS} positions, {NUM_MICROBATCHES} micro-batches, {_NUM_TENSORS} tensors"
+            raise ValueError(f"{key} with tensor {index}: at most {most}")
+        place = _KINDS.index(key.kind) * NUM_POSITIONS + key.position
+        return (place * NUM_MICROBATCHES + key.microbatch) * _NUM_TENSORS + index
 
 
 def _wait(works: Sequence[tuple[dist.Work, Tensor]]) -> None:
