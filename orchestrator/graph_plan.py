@@ -73,12 +73,12 @@ class GraphPlan(GangPlan):
         """As `GangPlan.sections`."""
         yield "stages, from layers measured on one chunk on this machine", list(self._stages())
         yield f"vertices, cut by {self.strategy.chunking}", list(self._chunks())
-        left_out = "transfers and recomputation" if self.strategy.recompute else "transfers"
-        yield f"one epoch on paper, all chunks taken for equal, {left_out} left out", list(self._epoch())
+        yield "one epoch on paper, all chunks taken for equal, transfers left out", list(self._epoch())
         yield "memory of a rank, estimated", list(self._memory())
 
     def _stages(self) -> Iterator[str]:
-        yield f"{'stage':>5}  {'layers':>6}  {'parameters':>12}  {'forward':>10}  {'backward':>10}  layers"
+        again = f"{'again':>10}  " if self.strategy.recompute else ""
+        yield f"{'stage':>5}  {'layers':>6}  {'parameters':>12}  {'forward':>10}  {'backward':>10}  {again}layers"
         for stage in range(self.strategy.stages):
             own = self.stages.of_stage(stage)
             forward, backward = sum(cost.forward_s for cost in own), sum(cost.backward_s for cost in own)
@@ -86,7 +86,9 @@ class GraphPlan(GangPlan):
             names = first if len(own) == 1 else f"{first} ... {last}"
             yield (
                 f"{stage:>5}  {len(own):>6}  {sum(cost.num_parameters for cost in own):>12,}  "
-                f"{milliseconds(forward):>10}  {milliseconds(backward):>10}  {names}"
+                f"{milliseconds(forward):>10}  {milliseconds(backward):>10}  "
+                + (f"{milliseconds(sum(cost.again_s for cost in own)):>10}  " if again else "")
+                + names
             )
 
     def _chunks(self) -> Iterator[str]:

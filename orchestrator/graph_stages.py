@@ -2,7 +2,8 @@
 
 The layers are measured on one chunk (`trainers.graph.costs`) and cut so that the largest stage is as small as it
 can be; the vertices are cut by METIS. Bytes are computed from the cuts, to the byte; the time is the schedule on paper
-with the measured times, all chunks taken for equal, without transfers.
+with the measured times, all chunks taken for equal, without transfers; where chunks are computed again, what that takes
+is measured, too.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ def summarise(experiment: Experiment, stages: GraphStages) -> dict[str, Any]:
 
 def _cut(strategy: GraphPipeline, costs: list[GraphLayerCost]) -> tuple[int, ...]:
     if isinstance(strategy.partition, str):
-        return tuple(balance([cost.forward_s + cost.backward_s for cost in costs], strategy.stages))
+        return tuple(balance([cost.forward_s + cost.backward_s + cost.again_s for cost in costs], strategy.stages))
     if sum(strategy.partition) != len(costs):
         raise ValueError(f"{strategy.partition} are {sum(strategy.partition)} layers, the model has {len(costs)}")
     return tuple(strategy.partition)
@@ -248,5 +249,6 @@ def _predict(layers: tuple[int, ...], costs: list[GraphLayerCost], cut: Layout) 
         Costs(
             forward_s=[sum(cost.forward_s for cost in each) for each in own],
             backward_s=[sum(cost.backward_s for cost in each) for each in own],
+            recompute_s=[sum(cost.again_s for cost in each) for each in own],
         ),
     )

@@ -104,7 +104,12 @@ def test_recomputing_holds_fewer_activations() -> None:
     (kept, _), (again, text) = drawn(chunks=8), drawn(chunks=8, recompute=True)
     for with_all, with_few in zip(kept.memory, again.memory, strict=True):
         assert with_few.activations < with_all.activations
-    assert "recomputation left out" in text
+    head = next(line for line in text.splitlines() if line.split()[:2] == ["stage", "layers"])
+    assert head.split()[-2:] == ["again", "layers"]
+    for stage, spans in enumerate(again.stages.predicted.recomputed):
+        (each,) = {round(span.end_s - span.start_s, 12) for span in spans}
+        assert len(spans) == 8 and 0 < each == pytest.approx(sum(cost.again_s for cost in again.stages.of_stage(stage)))
+    assert not any(kept.stages.predicted.recomputed) and not any(cost.again_s for cost in kept.stages.costs)
 
 
 def test_ranks_beyond_the_memory_are_told(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What each layer of a graph network costs, measured on one chunk, and what it hands on and aggregates.
 
-The layers run one at a time on the first chunk, forward and backward, as a stage would run them; the smallest of some
-repetitions counts, since whatever else runs on the machine only adds.
+The layers run one at a time on the first chunk, forward and backward, and forward again where chunks are computed
+twice, as a stage would run them; the smallest of some repetitions counts, since whatever else runs on the machine only
+adds.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ class GraphLayerCost(NamedTuple):
     Args:
         name: as the model calls it, with its class.
         forward_s, backward_s: seconds.
+        again_s: seconds of a second forward, which aggregates nothing anew; 0 where nothing is recomputed.
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
         output_widths: values a vertex of each tensor that it hands on.
         sites: width of each aggregation in it that rows travel for, and whose gradients travel back for it.
@@ -45,6 +47,7 @@ class GraphLayerCost(NamedTuple):
     name: str
     forward_s: float
     backward_s: float
+    again_s: float
     activation_bytes: int
     output_widths: tuple[int, ...]
     sites: tuple[tuple[int, Returns], ...]
@@ -69,10 +72,10 @@ def measure(
         reach = Reach(graph, cut, 0, dtype=dtype, device=torch.device("cpu"), kernel=settings.kernel)
         features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
         alone = Exchange(None, 0, 1, num_chunks)
-        view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=False)
+        view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=settings.recompute)
         chunks = [GraphChunk([layer], layer.index, len(layers), view) for layer in layers]
         labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
-        best = [[float("inf"), float("inf")] for _ in chunks]
+        best = [[float("inf"), float("inf"), float("inf") if settings.recompute else 0.0] for _ in chunks]
         widths: list[tuple[int, ...]] = []
         known = {p.untyped_storage().data_ptr() for layer in layers for p in layer.module.parameters()}
         known.add(features.untyped_storage().data_ptr())
@@ -86,11 +89,16 @@ def measure(
                 view.forget()  # each layer enters the chunk for itself
                 kept = Kept(known, carry) if repeat == 0 else None
                 alive += [carry] if kept else []
+                given = carry, labels if chunk.is_last else None, 1 / len(labels)
                 began = time.perf_counter()
                 with kept.counting() if kept else nullcontext():
-                    carry = chunk.forward(Run(0, 0, True), carry, labels if chunk.is_last else None, 1 / len(labels))
+                    carry = chunk.forward(Run(0, 0, True), *given)
                 best[place][0] = min(best[place][0], time.perf_counter() - began)
                 counts += [kept] if kept else []
+                if settings.recompute:
+                    began = time.perf_counter()
+                    chunk.forward(Run(0, 0, True), *given)
+                    best[place][2] = min(best[place][2], time.perf_counter() - began)
                 widths.append(tuple(tensor.numel() // reach.size(0) for tensor in carry.values()))
             gradients: Carry = {}
             for place, chunk in reversed(list(enumerate(chunks))):
@@ -103,11 +111,12 @@ def measure(
             f"{layer.name} ({type(layer.module).__name__})",
             forward,
             backward,
+            again,
             kept.num_bytes,
             width,
             tuple(sites.get(layer.index, ())),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward), kept, width in zip(layers, best, counts, widths, strict=True)
+        for layer, (forward, backward, again), kept, width in zip(layers, best, counts, widths, strict=True)
     ]
