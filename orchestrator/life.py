@@ -144,6 +144,7 @@ class Life:
     directory: RunDirectory | None = None
     early: list[tuple[str, Mapping[str, Any]]] = field(default_factory=list)
     latest: RunState | None = None
+    report: StepReport | None = None
     clients: ClientStore | None = None
     saved_step: int = 0
     step: int = 0
@@ -179,6 +180,7 @@ class Life:
                 engine.start()
                 stopped = self._train(engine, store, directory, tracker, state)
             except KeyboardInterrupt:
+                self.latest = (self.report and self.report.whole) or self.latest
                 with suppress(KeyboardInterrupt):  # a second one, held back until the end was written
                     self._end(directory, tracker, store, "KILLED")
                 raise RunInterrupted(directory.path, self.saved_step, self.experiment.strategy.unit) from None
@@ -232,7 +234,7 @@ class Life:
         stop, told = False, 0.0
         for report in engine.steps(state):
             with self.interrupts.deferred():
-                state = report.state
+                self.report, state = report, report.state
                 self.step = state.step
                 if state.whole:
                     self.latest = state
@@ -240,7 +242,7 @@ class Life:
                         self.clients.commit()
                 self._record(directory, tracker, report, time.monotonic() - began)
                 if not stop and self.trial and self.trial.on_step and self.trial.on_step(report, directory):
-                    stop = True
+                    stop, state = True, report.whole or state
                     engine.finish_early()
                 due = (state.step and state.step % every == 0) or state.step == last or stop
                 if state.whole and due:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
@@ -45,12 +45,21 @@ class StepReport(NamedTuple):
 
     Args:
         events: `(kind, fields)`.
+        export: makes the state whole where it is not; returns None when the engine has gone on.
     """
 
     state: RunState
     values: Mapping[str, float]
     clients: tuple[ClientReport, ...] = ()
     events: tuple[tuple[str, Mapping[str, object]], ...] = ()
+    export: Callable[[], RunState | None] | None = None
+
+    @property
+    def whole(self) -> RunState | None:
+        """The state, whole; None where it cannot be had."""
+        if self.state.whole:
+            return self.state
+        return None if self.export is None else self.export()
 
 
 class Engine(Protocol):

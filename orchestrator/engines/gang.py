@@ -6,7 +6,8 @@
     stop       an interruption or a search ends the gang after the step under way, with a whole state
 
 The same states come out of it whatever happens in between, since a step depends on the state before and its number
-alone. Without workers all ranks take turns in this process. What a strategy adds is a `Course`.
+alone. Without workers all ranks take turns in this process, where a state is copied when somebody wants it whole. What
+a strategy adds is a `Course`.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class GangEngine:
         self._course = course
         self._arguments: Mapping[str, Any] = {}
         self._ends = False
+        self._reached: int | None = None  # in this process: the last step, None in the middle of one
 
     def summary(self) -> dict[str, Any]:
         """Return who does what, and what it is expected to take."""
@@ -293,19 +295,38 @@ class GangEngine:
             for number in range(state.step + 1, self._strategy.num_steps + 1):
                 if ranks.ends:
                     return
-                began = time.perf_counter()
-                with intra_op_threads(cluster.threads_per_worker):
-                    values = {**ranks.step(number), "time/step_s": time.perf_counter() - began}
-                events: tuple[Any, ...] = ()
-                if number == self._strategy.num_steps or number % self._experiment.evaluate_every == 0:
-                    values |= self._evaluate_here(ranks, number)
-                    events = (("timeline", {"step": number, "stages": ranks.spans_since(began)}),)
-                yield StepReport(_state(number, ranks.export()), values, (), events)
+                self._reached = None
+                report: StepReport | None = None
+                try:
+                    with self._interrupts.deferred():
+                        report = self._step_here(ranks, number)
+                except KeyboardInterrupt:  # that has waited for the end of the step, unless it was a second one
+                    if report is not None:
+                        yield report
+                    raise
+                yield report
                 if self._ends:
                     return
         except (LayerFailed, NotFinite) as error:
             hint = self._diverged if isinstance(error, NotFinite) else "mend the layer's code"
             raise WorkerError(str(error), place=self._course.place, hint=hint) from error
+
+    def _step_here(self, ranks: Inline, number: int) -> StepReport:
+        began = time.perf_counter()
+        with intra_op_threads(self._experiment.cluster.threads_per_worker):
+            values = {**ranks.step(number), "time/step_s": time.perf_counter() - began}
+        events: tuple[Any, ...] = ()
+        last = number == self._strategy.num_steps
+        if last or number % self._experiment.evaluate_every == 0:
+            values |= self._evaluate_here(ranks, number)
+            events = (("timeline", {"step": number, "stages": ranks.spans_since(began)}),)
+        self._reached = number
+
+        def export() -> RunState | None:
+            return _state(number, ranks.export()) if self._reached == number else None
+
+        saves = last or ranks.ends or self._ends or number % self._experiment.checkpoint_every == 0
+        return StepReport((saves and export()) or RunState(number, None, {}), values, (), events, export)
 
     def _evaluate_here(self, ranks: Inline, number: int) -> dict[str, float]:
         began = time.perf_counter()
