@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from orchestrator.config import Origins
 from orchestrator.config.peers import Peers
 from orchestrator.errors import Problem
@@ -15,6 +17,7 @@ from trainers.models import ModelError
 from trainers.peers.intruders import BY_CLASS
 
 if TYPE_CHECKING:
+    from orchestrator.engines.society import Outline
     from orchestrator.preparing import Prepared
 
 LEAVE_OUT = ("top-k", "random-k", "powersgd", "signsgd", "terngrad", "fedzip")
@@ -104,7 +107,9 @@ def _together(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         path = "strategy.network"
         network(experiment.seed, strategy.network.model_dump())
         path = "strategy"
-        graph = outline(prepared).graph
+        made = outline(prepared)
+        graph = made.graph
+        yield from _rotated(made, strategy, where)
         path = "strategy.partners"
         partners(strategy.partners.kind, graph, experiment.seed, count=strategy.partners.count)
     except ModelError as error:
@@ -113,3 +118,20 @@ def _together(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         yield Problem(where(path), path, error.message, error.hint)
     except ValueError as error:
         yield Problem(where(path), path, str(error))
+
+
+def _rotated(made: Outline, strategy: Peers, where: Origins) -> Iterator[Problem]:
+    """Refuse to turn round the foreign classes of a victim that has only one of them."""
+    attack = strategy.attack
+    if attack is None or attack.name != "foreign_class" or attack.poison != "rotate":
+        return
+    labels, num_classes = made.dataset.train_y, made.dataset.num_classes
+    honest = sorted({*range(made.partition.num_clients)} - {*made.dishonest})
+    lacking = [peer for peer in honest if len(np.unique(labels[made.partition.rows(peer)])) == num_classes - 1]
+    if lacking:
+        path = "strategy.attack.poison"
+        told = f"peer {lacking[0]}" + (f" and {len(lacking) - 1} more lack" if len(lacking) > 1 else " lacks")
+        message = f"got 'rotate', which gives foreign classes each other's names, but {told} one class alone"
+        yield Problem(
+            where(path), path, message, "poison: erase, negate or noise, or data.partition with fewer classes"
+        )

@@ -12,6 +12,8 @@ from orchestrator.preparing import prepare
 from tests.contract.federated_plays import play
 from tests.contract.test_peers_runs import bristle, config
 
+NINE_EACH = {"name": "digits", "partition": {"kind": "classes", "clients": 6, "per_client": 9, "examples": 3}}
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     (config(aggregator={"name": "fltrust"}), r"strategy\.aggregator: got 'fltrust', which trusts a server's data"),
     (config(topology={"kind": "torus"}, data={"name": "digits", "partition": {"kind": "iid", "clients": 7}}),
@@ -26,6 +28,8 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**bristle(), "model": {"name": "mlp", "hidden": [5]}}, r"model: \d+ layers are trained, expected the output"),
     (bristle(attack={"name": "optimal_little_is_enough"}), r"it has no aggregator to ask, since peers run Bristle"),
     (config(attack={"name": "optimal_little_is_enough", "knowledge": "own"}), r"it sees only what attackers have"),
+    ({**bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}), "data": NINE_EACH},
+     r"strategy\.attack\.poison: got 'rotate'.* but peer 0 and 5 more lack one class alone"),
     (bristle(aggregator={"name": "median"}), r"got 'median', but Bristle integrates models itself"),
     (bristle(algorithm={"name": "bristle", "test_examples": 500}), r"needs 500 test samples of class 0, but"),
 ]  # fmt: skip
