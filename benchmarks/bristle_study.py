@@ -29,7 +29,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from strategies.peers.bristle import cwr, integrator, output_layer, scoring
+from benchmarks import output_layer
+from strategies.peers.bristle import cwr, integrator, scoring
 from strategies.seeds import generator
 from trainers.data.base import Dataset, to_tensor
 from trainers.data.registry import load
@@ -134,7 +135,8 @@ def merge(
 def run(world: World, method: Method, attack: str, seed: int, iterations: int = 300, start: int = 0) -> list[float]:
     """Return the mean accuracy of honest peers every ten iterations; knowing attackers begin at `start`."""
     flipping = attack == "flip-all"
-    peers = [cwr.newcomer(800, CLASSES) for _ in range(world.num)]
+    zeros = torch.zeros(800, CLASSES)
+    peers = [cwr.Peer(zeros, zeros, output_layer.no_moments(zeros)) for _ in range(world.num)]
     owned = [*world.masks] + [torch.ones(CLASSES, dtype=torch.bool)] * world.num_attackers
     curve, orders = [], [np.zeros(0, np.int64)] * world.num
     for step in range(iterations):

@@ -1,4 +1,4 @@
-"""The output layer's steps against torch's, and the order of things in an iteration."""
+"""The order of things in a peer's iteration, and the steps of the study's output layer against torch's."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from strategies.peers.bristle import Moments, iteration, newcomer, no_moments, train_step
-from strategies.peers.bristle.cwr import Peer, centered
+from benchmarks.output_layer import Moments, no_moments, train_step
+from strategies.peers.bristle.cwr import Peer, centered, iteration
 
 
 def test_twenty_steps_are_those_of_torch_adam_on_a_layer_without_bias() -> None:
@@ -59,17 +59,18 @@ def test_features_must_fit() -> None:
 OWNED = torch.tensor([True, False, True])
 
 
-def plus_one(matrix: Tensor, moments: Moments) -> tuple[Tensor, Moments]:
-    return matrix + 1, moments
+def plus_one(matrix: Tensor, steps: int) -> tuple[Tensor, int]:
+    return matrix + 1, steps + 1
 
 
 def test_an_iteration_integrates_centres_trains_and_keeps_owned_columns() -> None:
-    peer = Peer(torch.zeros(2, 3), torch.full((2, 3), 5.0), no_moments(torch.zeros(2, 3)))
+    peer = Peer(torch.zeros(2, 3), torch.full((2, 3), 5.0), 7)
     arrived = torch.tensor([[1.0, 2.0, 3.0], [3.0, 6.0, 3.0]])
     after = iteration(peer, OWNED, plus_one, lambda own: own + arrived)
     middle = torch.tensor([[-1.0, -2.0, 0.0], [1.0, 2.0, 0.0]])
     assert torch.equal(after.tw, middle + 1)
     assert torch.equal(after.cw, torch.tensor([[0.0, -2.0, 1.0], [2.0, 2.0, 1.0]]))
+    assert after.moments == 8
 
 
 def test_which_matrix_is_integrated_is_a_switch() -> None:
@@ -79,7 +80,7 @@ def test_which_matrix_is_integrated_is_a_switch() -> None:
         given.append(own)
         return own
 
-    peer = Peer(torch.zeros(2, 3), torch.full((2, 3), 5.0), no_moments(torch.zeros(2, 3)))
+    peer = Peer(torch.zeros(2, 3), torch.full((2, 3), 5.0), 7)
     iteration(peer, OWNED, plus_one, integrate)
     iteration(peer, OWNED, plus_one, integrate, "trained")
     assert torch.equal(given[0], peer.cw) and torch.equal(given[1], peer.tw)
@@ -88,12 +89,10 @@ def test_which_matrix_is_integrated_is_a_switch() -> None:
 
 
 def test_without_messages_nothing_is_centred_and_foreign_columns_stay() -> None:
-    peer = Peer(torch.ones(2, 3), torch.zeros(2, 3), no_moments(torch.zeros(2, 3)))
+    peer = Peer(torch.ones(2, 3), torch.zeros(2, 3), 7)
     after = iteration(peer, OWNED, plus_one)
     assert torch.equal(after.cw, torch.tensor([[2.0, 1.0, 2.0], [2.0, 1.0, 2.0]]))
 
 
-def test_a_newcomer_knows_nothing_and_columns_are_centred_each_by_its_own_mean() -> None:
-    peer = newcomer(4, 3)
-    assert not peer.cw.any() and not peer.tw.any() and int(peer.moments.step) == 0
+def test_columns_are_centred_each_by_its_own_mean() -> None:
     assert torch.allclose(centered(torch.randn(5, 3)).mean(0), torch.zeros(3), atol=1e-6)

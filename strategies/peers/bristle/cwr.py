@@ -18,32 +18,27 @@ in the iterations after an evaluation, which copies it over. Here it is `cw` unl
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, NamedTuple
+from typing import Generic, Literal, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
 
-from strategies.peers.bristle.output_layer import Moments, no_moments
+M = TypeVar("M")
+"""What an optimizer remembers."""
 
 
-class Peer(NamedTuple):
+class Peer(NamedTuple, Generic[M]):
     """What a peer carries from one iteration to the next: `cw` and `tw`, both `[F, C]`, and its optimizer's memory."""
 
     cw: Tensor
     tw: Tensor
-    moments: Moments
+    moments: M
 
 
 Integrate = Callable[[Tensor], Tensor]
 """From the own matrix to the one that holds what arrived, too."""
-Train = Callable[[Tensor, Moments], tuple[Tensor, Moments]]
+Train = Callable[[Tensor, M], tuple[Tensor, M]]
 """One minibatch step on the live matrix."""
-
-
-def newcomer(num_features: int, num_classes: int, dtype: torch.dtype = torch.float32) -> Peer:
-    """Return a peer that knows nothing: the output layer starts at zero."""
-    zeros = torch.zeros(num_features, num_classes, dtype=dtype)
-    return Peer(zeros, zeros, no_moments(zeros))
 
 
 def centered(matrix: Tensor) -> Tensor:
@@ -52,12 +47,12 @@ def centered(matrix: Tensor) -> Tensor:
 
 
 def iteration(
-    peer: Peer,
+    peer: Peer[M],
     owned: Tensor,
-    train: Train,
+    train: Train[M],
     integrate: Integrate | None = None,
     integrated: Literal["consolidated", "trained"] = "consolidated",
-) -> Peer:
+) -> Peer[M]:
     """Return the peer after one iteration; the result's `cw` is what it sends to its neighbours.
 
     Args:

@@ -1,11 +1,12 @@
-"""The only layer that a Bristle peer trains: a matrix without bias on frozen features, its gradient in closed form.
+"""For `bristle_study`: what a Bristle peer trains, a matrix without bias on frozen features, and its gradient.
 
 With features `x` and logits `z = x W`, the mean cross-entropy of a minibatch has the gradient
 
     dL/dW = x^T (softmax(z) - onehot(y)) / b,
 
-so a step needs neither a graph nor a module, and its whole state is three tensors that a checkpoint can hold. Adam
-steps as `torch.optim.Adam` does, with L2 in the gradient (`g + l2 W`), which is also what the authors' library does.
+so a step needs neither a graph nor a module. Peers of the engine train by `trainers.peers.learner`, on any optimizer.
+Adam steps as `torch.optim.Adam` does, with L2 in the gradient (`g + l2 W`), which is also what the authors' library
+does.
 
 Source: Kingma & Ba 2015, "Adam", algorithm 1; constants of Verbraeken et al. 2021 (arXiv:2110.11006): learning rate
 1e-3, L2 5e-3, start at zero.
