@@ -2,7 +2,8 @@
 
     every step         one rank, the speaker, reports what the step came to
     evaluations        those who measure report what they found; ranks that are drawn report their time line
-    checkpoints        ranks that hold a part of the state report it, as Arrow bytes
+    checkpoints        ranks that hold a part of the state report it, as Arrow bytes; or write it to storage while
+                       they go on, and report the file when it is there
     a wish to stop     comes as the answer to a report, and reaches every rank with the next step's sums, or with
                        the batch that the first rank sends on
 
@@ -67,6 +68,37 @@ class Work(Protocol):
         ...
 
 
+class File(Protocol):
+    """A file with a part of a state: a name in its folder, a size and a checksum."""
+
+    def _asdict(self) -> Mapping[str, Any]: ...
+
+
+class Written(Protocol):
+    """A part of the state after a step that is there, whole."""
+
+    @property
+    def step(self) -> int: ...
+    @property
+    def file(self) -> File: ...
+
+
+class Saver(Protocol):
+    """What writes a rank's part of the state in the background: `trainers.zero.saving.Saving`."""
+
+    def begin(self, step: int) -> Sequence[Written]:
+        """Copy the state and begin to write it; return what was written before."""
+        ...
+
+    def done(self) -> Sequence[Written]:
+        """Return what was written since the last call, without waiting."""
+        ...
+
+    def wait(self) -> Sequence[Written]:
+        """Return the same, with what is under way."""
+        ...
+
+
 class Plan(NamedTuple):
     """When a rank does what.
 
@@ -91,15 +123,19 @@ class Plan(NamedTuple):
     asks: bool | None = None
 
 
-def train(context: Context, work: Work, plan: Plan) -> None:
-    """Train from step `plan.begin + 1` to the last, or until the driver says `stop`."""
+def train(context: Context, work: Work, plan: Plan, saver: Saver | None = None) -> None:
+    """Train from step `plan.begin + 1` to the last, or until the driver says `stop`.
+
+    Args:
+        saver: writes this rank's parts of states in the background, where it does; else they are reported.
+    """
     word = ""
     asks = plan.speaks if plan.asks is None else plan.asks
     if plan.begin == 0:
         _evaluate(context, work, 0, plan)
     for step in range(plan.begin + 1, plan.steps + 1):
         if work.ends:
-            return
+            break
         began = time.perf_counter()
         values, stop = work.step(step, stop=asks and word == "stop")
         seconds = time.perf_counter() - began
@@ -115,11 +151,23 @@ def train(context: Context, work: Work, plan: Plan) -> None:
             if plan.drawn is not None:
                 spans = work.spans_since(began)
                 context.report({"kind": "spans", "step": step, "part": plan.drawn, "spans": spans})
-        if (ends or step % plan.checkpoint_every == 0) and plan.saves is not None:
+        if saver is not None:
+            _tell(context, plan, saver.done())
+        due = (ends or step % plan.checkpoint_every == 0) and plan.saves is not None
+        if due and saver is not None:
+            _tell(context, plan, saver.begin(step))
+        elif due:
             trees = {tree: wire.encode(tensors) for tree, tensors in work.export().items() if tensors}
             context.report({"kind": "state", "step": step, "part": plan.saves, "trees": trees})
         if ends:
-            return
+            break
+    if saver is not None:
+        _tell(context, plan, saver.wait())
+
+
+def _tell(context: Context, plan: Plan, written: Sequence[Written]) -> None:
+    for one in written:
+        context.report({"kind": "state", "step": one.step, "part": plan.saves, "file": dict(one.file._asdict())})
 
 
 def _evaluate(context: Context, work: Work, step: int, plan: Plan) -> None:

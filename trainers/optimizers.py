@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import json
 from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Any
@@ -127,6 +128,21 @@ def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
     held = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     num_bytes = sum(value.numel() * value.element_size() for value in held if value.numel() > 1)
     return num_bytes / (probe.numel() * probe.element_size())
+
+
+@cache
+def _slots(name: str, arguments: str) -> Mapping[str, bool]:
+    section = {"name": name, **json.loads(arguments)}
+    probe = nn.Parameter(torch.zeros(2))
+    optimizer = build(section, [probe])
+    probe.grad = torch.zeros_like(probe)
+    optimizer.step()
+    return {slot: getattr(value, "shape", ()) == probe.shape for slot, value in optimizer.state[probe].items()}
+
+
+def slots(section: Mapping[str, Any]) -> Mapping[str, bool]:
+    """Return what an optimizer remembers of a parameter, by its own names: whether of each element, or just once."""
+    return _slots(section["name"], json.dumps({key: value for key, value in section.items() if key != "name"}))
 
 
 def defaults(section: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -23,14 +23,14 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-_DTYPES = {
+DTYPES = {
     str(dtype).removeprefix("torch."): dtype
     for dtype in (
         torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.int64, torch.int32, torch.int16,
         torch.int8, torch.uint8, torch.bool,
     )
 }  # fmt: skip
-_NAMES = {dtype: name for name, dtype in _DTYPES.items()}
+DTYPE_NAMES = {dtype: name for name, dtype in DTYPES.items()}
 _ALIGNMENT = 8  # of every part of an IPC stream
 _CONTINUATION = 0xFFFFFFFF
 _END = struct.pack("<II", _CONTINUATION, 0)
@@ -140,9 +140,9 @@ def decode(payload: pa.Buffer | bytes | memoryview, *, copy: bool = True) -> dic
 def _kind(tree: Mapping[str, Tensor]) -> _Kind:
     kind = tuple([(name, tensor.dtype, tensor.shape) for name, tensor in tree.items()])
     for name, dtype, _ in kind:
-        if dtype not in _NAMES:
+        if dtype not in DTYPE_NAMES:
             shown = str(dtype).removeprefix("torch.")
-            raise WireError(f"tensor {name!r} has dtype {shown}; the wire carries {', '.join(_DTYPES)}")
+            raise WireError(f"tensor {name!r} has dtype {shown}; the wire carries {', '.join(DTYPES)}")
     return kind
 
 
@@ -172,7 +172,7 @@ def _write(sink: pa.NativeFile, kind: _Kind, buffers: list[pa.Buffer]) -> None:
     fields, columns = [], []
     for (name, dtype, shape), buffer in zip(kind, buffers, strict=True):
         binary = pa.binary(buffer.size)
-        note = json.dumps({"dtype": _NAMES[dtype], "shape": list(shape)})
+        note = json.dumps({"dtype": DTYPE_NAMES[dtype], "shape": list(shape)})
         fields.append(pa.field(name, binary, nullable=False, metadata={"tensor": note}))
         columns.append(pa.Array.from_buffers(binary, 1, [None, buffer]))
     schema = pa.schema(fields)
@@ -247,7 +247,7 @@ def _noted(name: str, field: pa.Field, column: pa.Array) -> tuple[str, torch.dty
     """Return name, dtype and shape of a column that holds what it says."""
     try:
         note = json.loads((field.metadata or {})[b"tensor"])
-        dtype, shape = _DTYPES[note["dtype"]], tuple(note["shape"])
+        dtype, shape = DTYPES[note["dtype"]], tuple(note["shape"])
     except (KeyError, ValueError, TypeError, RecursionError) as error:
         raise WireError(f"tensor {name!r} lacks a dtype and shape the wire knows") from error
     if not pa.types.is_fixed_size_binary(field.type) or not all(isinstance(n, int) and n >= 0 for n in shape):

@@ -1,0 +1,101 @@
+"""One rank's DeepSpeed engine: the model, built in parts at stage 3, and what moves it.
+
+DeepSpeed is imported here, and only when an engine is made: it takes seconds, prints, and reads `DS_ACCELERATOR` once.
+The process group is the gang's. The operator that DeepSpeed compiles for reductions at inference on a CPU is left out:
+nothing here calls it, it needs a compiler, and a build that died leaves a lock that later ones wait for without end.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from typing import Any, NamedTuple
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from trainers import models, optimizers
+from trainers.data.base import Dataset
+from trainers.pipeline import batchnorm
+from trainers.pipeline.batchnorm import Deferred
+from trainers.zero import native
+from trainers.zero.building import build_in_parts
+from trainers.zero.settings import Settings
+
+
+class Made(NamedTuple):
+    """An engine and what belongs to it.
+
+    Args:
+        engine: DeepSpeed's. model: the module in it. norms: its BatchNorm layers, see `trainers.pipeline.batchnorm`.
+        building_bytes: of parameters that this rank held at once, at most, while the model was built.
+    """
+
+    engine: Any
+    model: nn.Module
+    norms: list[Deferred]
+    building_bytes: int
+
+
+def prepare(device: torch.device) -> None:
+    """Import DeepSpeed for a kind of device, and let it work on the process group that is there.
+
+    Raises:
+        Unsuitable: when this process has used it for another kind of device.
+    """
+    kind = "cpu" if device.type == "cpu" else "cuda"
+    asked = os.environ.setdefault("DS_ACCELERATOR", kind)
+    os.environ.setdefault("LOCAL_RANK", str(device.index or 0))
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", message=".*torch.distributed.*deprecated", category=FutureWarning)
+    import deepspeed
+    from deepspeed.accelerator import get_accelerator
+
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    if get_accelerator().device_name() != kind:
+        raise native.Unsuitable(f"DeepSpeed works on {asked} in this process, but the rank is on {kind}")
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    if not deepspeed.comm.is_initialized():
+        deepspeed.init_distributed(dist.get_backend())
+
+
+def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
+    """Return this rank's engine, with the model that its seed stands for.
+
+    Raises:
+        Unsuitable: when DeepSpeed cannot do it here.
+    """
+    native.insist_possible(settings)
+    prepare(device)
+    import deepspeed
+
+    def build() -> nn.Module:
+        return models.build(
+            settings.model,
+            input_shape=dataset.input_shape,
+            num_classes=dataset.num_classes,
+            seed=settings.model_seed,
+        )
+
+    if settings.stage == 3:
+        dtype = torch.bfloat16 if settings.precision == "bf16" else None
+        model, held = build_in_parts(build, lambda sizes: native.configuration(settings, sizes), dtype)
+        sizes = [parameter.ds_numel for parameter in model.parameters()]
+        model.to(device)
+    else:
+        model = build().to(device)
+        for parameter in model.parameters():
+            parameter.data = parameter.data.contiguous()
+        sizes = [parameter.numel() for parameter in model.parameters()]
+        held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
+    norms = batchnorm.install(model)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    engine, *_ = deepspeed.initialize(
+        model=model,
+        optimizer=optimizers.build(settings.optimizer, trained),
+        config=native.configuration(settings, sizes),
+        dist_init_required=False,
+    )
+    return Made(engine, model, norms, held)

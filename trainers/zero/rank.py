@@ -1,0 +1,173 @@
+"""One rank of a ZeRO gang: its share of each batch through DeepSpeed's engine, an update, and evaluation.
+
+DeepSpeed averages gradients over ranks and, unless told otherwise, over batches. A share's loss is therefore multiplied
+by its weight in the step's loss and by the number of ranks: uneven shares give the gradient of the whole batch. After
+the last backward, one vector is summed over all ranks: the loss, the wish to stop, and what BatchNorm layers saw. Each
+rank normalises its share by the share's own statistics, and the running ones move by those of the whole batch, as in a
+pipeline (`trainers.pipeline.batchnorm`); so all ranks have the same, and one process would.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from trainers import learning_rate
+from trainers.data.base import Dataset
+from trainers.local import NotFinite
+from trainers.loop import Outcome, Spans
+from trainers.pipeline.batchnorm import combine
+from trainers.zero.engine import Made
+from trainers.zero.forward import Scoring, drawing, evaluating, figures
+from trainers.zero.fragments import basic, is_shared
+from trainers.zero.held import measured
+from trainers.zero.settings import Settings, Shares, test_parts
+
+_HEAD = 2
+"""Numbers at the head of a step's vector: the loss, the wish to stop."""
+
+
+class Rank:
+    """What `trainers.loop` runs on each rank.
+
+    Args:
+        made: the engine. number: of the rank. evaluate_batch: test examples of one forward pass.
+    """
+
+    ends = False
+
+    def __init__(
+        self, settings: Settings, dataset: Dataset, made: Made, number: int, device: torch.device, evaluate_batch: int
+    ) -> None:
+        self.settings, self.number, self.made = settings, number, made
+        self._engine, self._device, self._evaluate_batch = made.engine, device, evaluate_batch
+        self._num_tests = len(dataset.test_y)
+        self._shares = Shares(settings, len(dataset.train_y))
+        self._scoring = Scoring(settings, dataset, device)
+        self._optimizer = basic(made.engine.optimizer)
+        self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
+        self._spans: list[tuple[str, int, int, float, float, float]] = []
+        self._held: dict[str, int] | None = None
+        made.engine.train()
+
+    def step(self, number: int, stop: bool = False) -> Outcome:
+        """Train on the batches of step `number`, from 1.
+
+        Raises:
+            NotFinite: when the loss or the norm of the gradient is not.
+        """
+        self._set_rate(number)
+        self._spans = []
+        loss = 0.0
+        shares = self._shares.of_step(number, self.number)
+        for index, share in enumerate(shares):
+            if index:
+                self._engine.step()  # counts the batch; it moves nothing before the last
+            for norm in self.made.norms:
+                norm.microbatch = index if share.weight else None
+            began = time.perf_counter()
+            with drawing(share.seed, self._device):
+                value = self._scoring.loss(self._engine(self._scoring.inputs(share.rows)), share.rows)
+                between = time.perf_counter()
+                loss += float(value.detach()) * share.weight
+                self._engine.backward(value * (share.weight * self.settings.ranks), scale_wrt_gas=False)
+            self._note("F", index, began, between)
+            self._note("B", index, between, time.perf_counter())
+        loss, stop = self._agree(loss, stop)
+        if not math.isfinite(loss):
+            raise NotFinite(f"training diverged at step {number}: loss {loss}")
+        before = self._held is None and measured(self._engine)
+        began = time.perf_counter()
+        norm = self._update(number)
+        self._note("U", 0, began, time.perf_counter())
+        values = {"train/loss": loss}
+        if self.settings.clip_norm is not None:
+            values["train/gradient_norm"] = norm
+        if before:
+            values |= self._tell_memory(before)
+        return Outcome(values, stop)
+
+    def _set_rate(self, number: int) -> None:
+        factor = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
+        for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
+            group["lr"] = base * factor
+
+    def _update(self, number: int) -> float:
+        """Move the parameters; return the norm of the whole gradient where it is clipped."""
+        clips = self.settings.clip_norm is not None
+        norm = self._whole_norm() if clips and is_shared(self._engine) else 0.0
+        self._engine.step()
+        if clips and not is_shared(self._engine):
+            norm = float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm) or norm < 0:  # DeepSpeed writes -1 for what is not finite
+            raise NotFinite(f"training diverged at step {number}: gradient norm {norm}")
+        return norm
+
+    def _whole_norm(self) -> float:
+        gradients = [p.grad for p in self.made.model.parameters() if p.grad is not None]
+        return math.sqrt(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
+
+    def _agree(self, loss: float, stop: bool) -> tuple[float, bool]:
+        """Sum over ranks; return the step's loss and whether some rank wants to stop."""
+        seen = [norm.statistics().cpu() for norm in self.made.norms]
+        width = sum(map(len, seen))
+        vector = torch.zeros(_HEAD + self.settings.ranks * width, dtype=torch.float64)
+        vector[0], vector[1] = loss, float(stop)
+        if seen:
+            vector[_HEAD + self.number * width :][:width] = torch.cat(seen)
+        vector = self._sum(vector)
+        if seen:
+            columns = vector[_HEAD:].view(self.settings.ranks, width).split([len(one) for one in seen], dim=1)
+            for norm, rows in zip(self.made.norms, columns, strict=True):
+                norm.commit(combine(list(rows)).to(norm.layer.running_mean.device))
+        return float(vector[0]), bool(vector[1])
+
+    def _sum(self, vector: Tensor) -> Tensor:
+        summed = vector.to(self._device)
+        dist.all_reduce(summed)
+        return summed.cpu()
+
+    def _tell_memory(self, before: Mapping[str, int]) -> dict[str, float]:
+        """Return the most bytes that a rank holds: gradients as of before the update, all else as of after it."""
+        self._held = {**measured(self._engine), "gradients": before["gradients"]}
+        optimizer = self._held["master"] + self._held["optimizer"]
+        own = [self._held["parameters"], self._held["gradients"], optimizer, self.made.building_bytes]
+        most = torch.tensor(own, dtype=torch.float64, device=self._device)
+        dist.all_reduce(most, dist.ReduceOp.MAX)
+        names = ("parameters", "gradients", "optimizer", "building")
+        return {f"memory/{name}_bytes": value for name, value in zip(names, most.tolist(), strict=True)}
+
+    def evaluate(self, number: int) -> dict[str, float]:
+        """Measure the model on the test examples; every rank goes through its part of them."""
+        del number
+        total = torch.zeros(3, dtype=torch.float64)
+        parts = test_parts(self._num_tests, self._evaluate_batch, self.settings.ranks, self.number)
+        with evaluating(self._engine):
+            for rows in parts:
+                some = rows if len(rows) else [0]
+                returned = self._engine(self._scoring.inputs(some, test=True))
+                if len(rows):
+                    total += self._scoring.tested(returned, rows)
+        return figures(self._sum(total))
+
+    def export(self) -> Mapping[str, Mapping[str, Tensor]]:
+        """As `loop.Work.export`; ranks write files instead, see `saving`."""
+        return {}
+
+    def spans_since(self, began_s: float) -> Spans:
+        """Return the spans of the last step, in seconds since `began_s` on this process's clock."""
+        return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self._spans]
+
+    def _note(self, kind: str, index: int, began_s: float, end_s: float) -> None:
+        self._spans.append((kind, 0, index, began_s, began_s, end_s))
+
+
+def torch_dtype(settings: Settings) -> Any:
+    """Return the dtype of the model in checkpoints."""
+    return getattr(torch, settings.model["dtype"])
