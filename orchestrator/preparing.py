@@ -126,7 +126,7 @@ def _optimizer(asked: Optimizer, here: str, experiment: Experiment, where: Origi
     try:
         optimizers.resolve(section)
         if section["kwargs"]:  # making an optimizer imports torch's compiler, which takes longer than all else here
-            optimizer = optimizers.build(section, [parameter])
+            optimizer = optimizers.build(section, [("weight", parameter)])
             parameter.grad = torch.ones_like(parameter)
             optimizer.step()
     except optimizers.OptimizerError as error:
@@ -136,7 +136,12 @@ def _optimizer(asked: Optimizer, here: str, experiment: Experiment, where: Origi
         path = f"{here}.{given[0]}" if given else here
         yield Problem(where(path), path, error.message, error.hint)
     except Exception as error:  # torch raises whatever it likes for arguments of the wrong type
-        yield Problem(where(here), here, f"{section['name']} refuses its arguments: {error}", "see torch.optim")
+        yield Problem(
+            where(here),
+            here,
+            f"{section['name']} refuses its arguments: {error}",
+            "see torch.optim, or docs/optimizers.md",
+        )
 
 
 def _targets(experiment: Experiment, where: Origins) -> Iterator[Problem]:

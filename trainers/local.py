@@ -189,7 +189,7 @@ def _optimizer(
     """Return the optimizer of a client; None where plain steps do."""
     if optimizers.plain_lr(settings.optimizer) is not None:
         return None
-    optimizer = optimizers.build(settings.optimizer, named.values())
+    optimizer = optimizers.build(settings.optimizer, named.items())
     optimizers.remind(optimizer, named, memory)
     return optimizer
 

@@ -1,4 +1,8 @@
-"""Optimizers by name: every class of `torch.optim`, with the arguments of the experiment file."""
+"""Optimizers by name, with the arguments of the experiment file: every class of `torch.optim`, and the project's own.
+
+The project's (`strategies.optimizers`) are given parameters with their names where those are known, by which tensors
+can be excluded; torch's are given the parameters alone.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.optimizers import OPTIMIZERS
+from strategies.optimizers.layerwise import Layerwise
+
 
 class OptimizerError(Exception):
     """An optimizer section names no optimizer, or gives it arguments it does not take."""
@@ -24,13 +31,14 @@ class OptimizerError(Exception):
 
 @cache
 def classes() -> dict[str, type[torch.optim.Optimizer]]:
-    """Return every optimizer of `torch.optim` that needs no closure, by its lower-case name."""
+    """Return every optimizer of `torch.optim` that needs no closure, by its lower-case name, and the project's own."""
     found = {
         name.lower(): kind
         for name, kind in vars(torch.optim).items()
         if inspect.isclass(kind) and issubclass(kind, torch.optim.Optimizer)
     }
-    return {name: kind for name, kind in found.items() if name not in ("optimizer", "lbfgs", "sparseadam")}
+    torchs = {name: kind for name, kind in found.items() if name not in ("optimizer", "lbfgs", "sparseadam")}
+    return {**torchs, **OPTIMIZERS}
 
 
 def resolve(section: Mapping[str, Any]) -> tuple[type[torch.optim.Optimizer], dict[str, Any]]:
@@ -66,10 +74,24 @@ def _accepted(kind: type[torch.optim.Optimizer]) -> frozenset[str]:
     return frozenset(inspect.signature(kind.__init__).parameters) - {"self", "params"}
 
 
-def build(section: Mapping[str, Any], parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the optimizer of a section; see `resolve` for errors. torch's own ValueErrors pass through."""
+def build(section: Mapping[str, Any], parameters: Iterable[Any]) -> torch.optim.Optimizer:
+    """Return the optimizer of a section; see `resolve` for errors. An optimizer's own ValueErrors pass through.
+
+    Args:
+        parameters: parameters, `(name, parameter)` pairs, or groups as torch has them, of either.
+    """
     kind, arguments = resolve(section)
-    return kind(parameters, **arguments)
+    given = list(parameters)
+    if not issubclass(kind, Layerwise):
+        given = [
+            {**each, "params": [_bare(one) for one in each["params"]]} if isinstance(each, dict) else _bare(each)
+            for each in given
+        ]
+    return kind(given, **arguments)
+
+
+def _bare(parameter: Any) -> Any:
+    return parameter[1] if isinstance(parameter, tuple) else parameter
 
 
 def plain_lr(section: Mapping[str, Any]) -> float | None:
@@ -122,7 +144,7 @@ def copies(section: Mapping[str, Any], dtype: torch.dtype) -> float:
     if plain_lr(section) is not None:  # making an optimizer imports torch's compiler: a second, and 70 MB
         return 0.0
     probe = nn.Parameter(torch.zeros(32, 32, dtype=dtype))
-    optimizer = build(section, [probe])
+    optimizer = build(section, [("weight", probe)])
     probe.grad = torch.zeros_like(probe)
     optimizer.step()
     held = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]

@@ -120,6 +120,9 @@ def test_own_data_and_model_are_called_with_their_arguments(file: Path) -> None:
         ("{name: sgd, kwargs: {nesterov: true}}", "", "sgd refuses its arguments: Nesterov momentum requires"),
         ("{name: adam, kwargs: {betas: [2, 3]}}", "", "adam refuses its arguments: Invalid beta"),
         ("{name: adam, kwargs: {betas: 3}}", "", "adam refuses its arguments"),
+        ("{name: lamb, momentum: 0.9}", ".momentum", "lamb takes no argument 'momentum'"),
+        ("{name: lamb, kwargs: {clip: [2, 1]}}", "", "clip [2, 1] must be [low, high]"),
+        ("{name: lars, kwargs: {exclude: '('}}", "", "nor a regular expression"),
         ("{name: sgd, kwargs: {params: []}}", ".kwargs.params", "sgd takes no argument 'params'"),
     ],
 )  # fmt: skip

@@ -49,7 +49,7 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
     rows = settings.order(len(dataset.train_y)).batch(0)
     x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
     y = to_labels(dataset.train_y[rows])
-    optimizers_ = [optimizers.build(settings.optimizer, module.parameters()) for module in built.modules]
+    optimizers_ = [optimizers.build(settings.optimizer, module.named_parameters()) for module in built.modules]
     times: list[list[tuple[float, float]]] = [[] for _ in built.modules]
     saved_bytes, sent_bytes = [0] * len(built.modules), [0] * len(built.modules)
     with intra_op_threads(threads):

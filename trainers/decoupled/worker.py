@@ -70,7 +70,10 @@ class Worker:
         self._is_first, self._is_last = number == 0, number == settings.num_workers - 1
         names = built.names()
         self._modules = [built.modules[index].to(device) for index in self._owned]
-        self._optimizers = [optimizers.build(settings.optimizer, module.parameters()) for module in self._modules]
+        self._optimizers = [
+            optimizers.build(settings.optimizer, [(names[index][own], p) for own, p in module.named_parameters()])
+            for index, module in zip(self._owned, self._modules, strict=True)
+        ]
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         kept = rest(built.model, names) if self._is_first else {}
         self._holding = Holding(self._modules, [names[index] for index in self._owned], self._optimizers, kept)

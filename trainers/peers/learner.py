@@ -65,7 +65,7 @@ class Learner:
             if parameter.requires_grad
         }
         section = self._settings.optimizer
-        optimizer = None if optimizers.plain_lr(section) is not None else optimizers.build(section, probe.values())
+        optimizer = None if optimizers.plain_lr(section) is not None else optimizers.build(section, probe.items())
         if optimizer is not None:
             for parameter in probe.values():
                 parameter.grad = torch.zeros_like(parameter)

@@ -66,14 +66,14 @@ class Update:
 
 def _groups(
     part: Part[Any], optimizer: Mapping[str, Any], decay: Sequence[tuple[float, Sequence[str]]]
-) -> list[dict[str, Any]] | list[torch.nn.Parameter]:
+) -> list[dict[str, Any]] | list[tuple[str, torch.nn.Parameter]]:
     """Return the parameters by their weight decay; all together where there is none, or one for all."""
+    trained = [(name, parameter) for name, parameter in part.own if parameter.requires_grad]
     whole = optimizer.get("weight_decay")
     if not whole or not decay:
-        return part.trained
+        return trained
     factor_of = {name: factor for factor, names in decay for name in names}
-    groups: dict[float, list[torch.nn.Parameter]] = {}
-    for name, parameter in part.own:
-        if parameter.requires_grad:
-            groups.setdefault(factor_of.get(name, 1.0), []).append(parameter)
+    groups: dict[float, list[tuple[str, torch.nn.Parameter]]] = {}
+    for name, parameter in trained:
+        groups.setdefault(factor_of.get(name, 1.0), []).append((name, parameter))
     return [{"params": each, "weight_decay": factor * whole} for factor, each in groups.items()]
