@@ -146,6 +146,8 @@ def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
         optimizer=strategy.optimizer.model_dump(),
         learning_rate=strategy.learning_rate.model_dump(),
         clip_norm=strategy.clip_norm,
+        clip_value=strategy.clip_value,
+        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         epochs=strategy.epochs,
         patience=strategy.patience,
     )

@@ -97,6 +97,8 @@ def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
         buffer=strategy.buffer,
         max_reuse=strategy.max_reuse,
         quota=experiment.evaluate_every,
+        clip_value=strategy.clip_value,
+        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         slowdown=tuple(strategy.slowdown.get(worker, 1.0) for worker in range(strategy.modules)),
     )
 

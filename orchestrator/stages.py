@@ -152,6 +152,8 @@ def settings_of(experiment: Experiment, stages: Stages) -> Settings:
         optimizer=strategy.optimizer.model_dump(),
         learning_rate=strategy.learning_rate.model_dump(),
         clip_norm=strategy.clip_norm,
+        clip_value=strategy.clip_value,
+        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         loss=strategy.loss.model_dump(),
         precision=strategy.precision,
         steps=strategy.steps,

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from orchestrator.config.gang import GangSection
+from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
@@ -56,6 +57,8 @@ class GraphPipeline(GangSection):
     optimizer: Optimizer = Field(Optimizer(name="adam", lr=0.01), description="how an epoch moves the weights")
     learning_rate: LearningRate = Field(LearningRate(), description="its change with the epoch")
     clip_norm: PositiveFloat | None = Field(None, description="largest norm of an epoch's gradient, over all stages")
+    clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
+    gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     restarts: NonNegativeInt = Field(2, description="times that lost ranks are started again from the last checkpoint")
 
     @property

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt
 from orchestrator.config.gang import GangSection
+from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
 from orchestrator.config.local_rules import AugLocal, LocalRule
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
@@ -40,6 +41,8 @@ class LocalLearning(GangSection):
     batch_size: PositiveInt = Field(32, description="examples of a batch")
     optimizer: Optimizer = Field(Optimizer(), description="how a step moves a module's weights; one for each module")
     learning_rate: LearningRate = Field(LearningRate(), description="its change with the number of the batch")
+    clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
+    gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     restarts: NonNegativeInt = Field(
         2, description="times that lost workers are started again from the last checkpoint"
     )

@@ -16,6 +16,7 @@ from orchestrator.config.fields import (
     Target,
 )  # fmt: skip
 from orchestrator.config.gang import GangSection
+from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
 from orchestrator.config.optimizer import Optimizer
 
 
@@ -70,6 +71,8 @@ class Pipeline(GangSection):
     optimizer: Optimizer = Field(Optimizer(), description="how a step moves the weights")
     learning_rate: LearningRate = Field(LearningRate(), description="its change with the step")
     clip_norm: PositiveFloat | None = Field(None, description="largest norm of a step's gradient, over all stages")
+    clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
+    gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     loss: Loss = Field(Loss(), description="what is minimised")
     precision: Literal["bf16"] | None = Field(None, description="bf16: layers run under autocast; null: as they are")
     restarts: NonNegativeInt = Field(2, description="times that lost stages are started again from the last checkpoint")

@@ -71,11 +71,12 @@ def test_every_rule_on_any_number_of_workers_is_the_serial_program(name: str, wo
     assert all(name in dict(built.model.state_dict()) for name in mine.keys() - theirs.keys())
 
 
-def test_several_modules_of_a_worker_learn_as_apart() -> None:
+@pytest.mark.parametrize("noise", [None, {"eta": 0.01, "gamma": 0.55}])
+def test_several_modules_of_a_worker_learn_as_apart(noise: dict[str, float] | None) -> None:
     rule = {"name": "auglocal", "depth": 1, "modules": "each"}
     ends = []
     for shares in ((5,), (2, 3), (1, 1, 1, 1, 1)):
-        run = InlineWorkers(settings(shares, rule), dataset())
+        run = InlineWorkers(settings(shares, rule, clip_value=0.1, gradient_noise=noise), dataset())
         for number in range(1, STEPS + 1):
             run.step(number)
         ends.append(flat(run.export()))

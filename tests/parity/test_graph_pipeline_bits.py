@@ -59,8 +59,9 @@ def data(graph: str) -> GraphData:
 OPTIONS: dict[str, dict[str, Any]] = {
     "plain": {"slots": 4},
     "corrected-ways": {"slots": 2, "ways": 2, "correction": 2.0, "refresh": 1},
-    "dropout-clipped-adam": {
+    "dropout-clipped-noisy-adam": {
         "slots": 3, "dropout": 0.4, "clip_norm": 0.05, "optimizer": ADAM, "learning_rate": COSINE, "refresh": 2,
+        "gradient_noise": {"eta": 0.01, "gamma": 0.55},
     },
     "no-history-in-order": {"slots": 4, "refresh": 0, "shuffle": False, "dropout": 0.2},
     "one-chunk-many-ways": {"ways": 3, "dropout": 0.2},

@@ -12,6 +12,7 @@ from strategies.local import LocalModule, LocalRule
 from strategies.seeds import integer
 from trainers import models
 from trainers.data.base import Dataset
+from trainers.gradients import Shaping
 from trainers.pipeline.settings import Order
 
 
@@ -29,6 +30,7 @@ class Settings(NamedTuple):
             `asynchronous`, with a ring buffer before each worker (`replaying`).
         buffer, max_reuse: of that buffer, see `strategies.local.replay`. quota: steps that every worker does between
             two evaluations. slowdown: of each worker on the clock of a run in one process; empty for none.
+        clip_value, gradient_noise: see `trainers.gradients`.
     """
 
     model: Mapping[str, Any]
@@ -47,6 +49,13 @@ class Settings(NamedTuple):
     max_reuse: int | None = None
     quota: int = 1
     slowdown: tuple[float, ...] = ()
+    clip_value: float | None = None
+    gradient_noise: Mapping[str, Any] | None = None
+
+    @property
+    def shaping(self) -> Shaping:
+        """What is done to gradients."""
+        return Shaping.of(self.clip_value, self.gradient_noise, self.seed)
 
     @property
     def num_workers(self) -> int:

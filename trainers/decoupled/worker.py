@@ -33,6 +33,7 @@ from trainers.data.base import Dataset
 from trainers.decoupled.links import Link, Mark
 from trainers.decoupled.settings import Built, Settings
 from trainers.decoupled.state import Holding, rest
+from trainers.gradients import Stepped
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
 from trainers.pipeline.chunk import LayerFailed
@@ -70,9 +71,13 @@ class Worker:
         self._is_first, self._is_last = number == 0, number == settings.num_workers - 1
         names = built.names()
         self._modules = [built.modules[index].to(device) for index in self._owned]
-        self._optimizers = [
-            optimizers.build(settings.optimizer, [(names[index][own], p) for own, p in module.named_parameters()])
+        named = [
+            [(names[index][own], parameter) for own, parameter in module.named_parameters()]
             for index, module in zip(self._owned, self._modules, strict=True)
+        ]
+        self._optimizers = [optimizers.build(settings.optimizer, each) for each in named]
+        self._gradients = [
+            Stepped(settings.shaping, optimizer, each) for optimizer, each in zip(self._optimizers, named, strict=True)
         ]
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         kept = rest(built.model, names) if self._is_first else {}
@@ -104,7 +109,7 @@ class Worker:
         carry, mark = self._take(number, stop)
         mark = mark._replace(sent_bytes=mark.sent_bytes + fed_bytes)
         targets = to_labels(self._dataset.train_y[self._order.batch(mark.batch - 1)]).to(self._device)
-        self._set_rates(number)
+        self._set_step(number)
         ready, spans = time.perf_counter(), []
         measures = not self._saved_bytes
         for place, index in enumerate(self._owned):
@@ -181,7 +186,10 @@ class Worker:
         """Return what was sent over all links for the last worker's present step."""
         return mark.sent_bytes
 
-    def _set_rates(self, number: int) -> None:
+    def _set_step(self, number: int) -> None:
+        """Bring rates, and the numbers of the optimizers' steps, to those of batch `number`."""
+        for module, gradients in zip(self._modules, self._gradients, strict=True):
+            gradients.step = (number - 1) * module.inner_steps + 1
         rate = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
         for optimizer, base in zip(self._optimizers, self._base_lr, strict=True):
             for group, lr in zip(optimizer.param_groups, base, strict=True):

@@ -152,6 +152,7 @@ class GraphRank:
             settings.learning_rate,
             settings.clip_norm,
             settings.epochs,
+            settings.shaping,
             model.decay_groups() if isinstance(model, Decays) else (),
         )
         self.selection = Selection(self.part, settings.patience)

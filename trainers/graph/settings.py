@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from strategies.graph.order import chunk_order
 from strategies.pipeline import Action, Placement, gpipe, placement
 from strategies.seeds import integer
+from trainers.gradients import Shaping
 
 
 class Settings(NamedTuple):
@@ -26,6 +27,7 @@ class Settings(NamedTuple):
         kernel: of the sparse products; see `kernels.Matrix`.
         optimizer, learning_rate, clip_norm: as in a pipeline.
         epochs: of the whole run. patience: evaluations without a better one after which the run ends; None never.
+        clip_value, gradient_noise: see `trainers.gradients`.
     """
 
     model: Mapping[str, Any]
@@ -46,6 +48,13 @@ class Settings(NamedTuple):
     clip_norm: float | None
     epochs: int
     patience: int | None
+    clip_value: float | None = None
+    gradient_noise: Mapping[str, Any] | None = None
+
+    @property
+    def shaping(self) -> Shaping:
+        """What is done to gradients."""
+        return Shaping.of(self.clip_value, self.gradient_noise, self.seed)
 
     @property
     def placement(self) -> Placement:

@@ -106,7 +106,14 @@ class Rank:
         self.part: Part[Chunk] = Part(
             chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
         )
-        self.update = Update(self.part, settings.optimizer, settings.learning_rate, settings.clip_norm, settings.steps)
+        self.update = Update(
+            self.part,
+            settings.optimizer,
+            settings.learning_rate,
+            settings.clip_norm,
+            settings.steps,
+            settings.shaping,
+        )
         self.chunks = self.part.chunks
         self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
         self.spans: list[Span] = []

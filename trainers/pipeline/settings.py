@@ -9,6 +9,7 @@ import numpy as np
 
 from strategies.pipeline import Placement, Schedule, placement, schedule, splits_backward
 from strategies.seeds import generator
+from trainers.gradients import Shaping
 
 
 class Settings(NamedTuple):
@@ -23,6 +24,7 @@ class Settings(NamedTuple):
         batch_size: examples of one batch, over all replicas. accumulate: batches of one optimizer step.
         optimizer: name and arguments. learning_rate: its schedule. clip_norm: of the whole gradient.
         loss: see `losses.build`. precision: `bf16` or None. steps: of the whole run.
+        clip_value, gradient_noise: see `trainers.gradients`.
     """
 
     model: Mapping[str, Any]
@@ -42,6 +44,13 @@ class Settings(NamedTuple):
     loss: Mapping[str, Any]
     precision: str | None
     steps: int
+    clip_value: float | None = None
+    gradient_noise: Mapping[str, Any] | None = None
+
+    @property
+    def shaping(self) -> Shaping:
+        """What is done to gradients."""
+        return Shaping.of(self.clip_value, self.gradient_noise, self.seed)
 
     @property
     def chunks(self) -> int:

@@ -1,4 +1,4 @@
-"""The optimizer's step of one rank: clipped by the norm of the whole model, at the step's learning rate."""
+"""The optimizer's step of one rank: clipped by the norm of the whole model, shaped, at the step's learning rate."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers import learning_rate, optimizers
+from trainers.gradients import Shaping
 from trainers.pipeline.part import Part
 
 
@@ -18,6 +19,7 @@ class Update:
     Args:
         part: whose. optimizer, learning_rate: sections of the experiment. clip_norm: of the whole gradient, or None.
         steps: of the whole run.
+        shaping: what is done to gradients after clipping by the norm.
         decay: where a model says so, names of parameters with what the optimizer's weight decay is multiplied by for
             them.
     """
@@ -29,9 +31,11 @@ class Update:
         learning_rate: Mapping[str, Any],
         clip_norm: float | None,
         steps: int,
+        shaping: Shaping,
         decay: Sequence[tuple[float, Sequence[str]]] = (),
     ) -> None:
         self._part, self._learning_rate, self._clip_norm, self._steps = part, learning_rate, clip_norm, steps
+        self._shaping = shaping
         self.optimizer = optimizers.build(optimizer, _groups(part, optimizer, decay)) if part.trained else None
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
 
@@ -58,6 +62,7 @@ class Update:
         if self._clip_norm is not None and norm > self._clip_norm:
             gradients = {id(p.grad): p.grad for _, p in self._part.own if p.grad is not None}
             torch._foreach_mul_(list(gradients.values()), self._clip_norm / norm)
+        self._shaping.apply(((name, p.grad) for name, p in self._part.own if p.grad is not None), number)
         rate = learning_rate.factor(self._learning_rate, number, self._steps)
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * rate
