@@ -1,0 +1,142 @@
+"""Tensors as 8-bit numbers in a range for each group of their values.
+
+    alpha, beta     a group's range: its width, and its smallest value
+    q               floor((x - beta) 255 / alpha + u), then cut to 0 ... 255; u uniform in [0, 1), or 1/2 for `nearest`
+    x^              q alpha / 255 + beta
+
+Inside the range x^ is x in the mean over u. What lies outside becomes the end of the range: a bias, which is the price
+of a range that is remembered rather than the tensor's own. Both ends are cut. (The authors' kernel cuts below only, so
+that there 270 becomes 14.)
+
+Deviation: u has 256 values, (k + 1/2) / 256: a byte of randomness a number. The mean of x^ is then off by at most
+1/512 of a step, and rounding a tensor that was decoded before, in the same range, changes nothing.
+
+Costs, measured on one core for 786,432 float32 numbers, a number: own range 0.17 ns, encoding 0.9 ns, decoding 0.25 ns;
+torch's GELU 0.86 ns, a linear layer of 192 -> 768 22 ns. What that took: amin and amax instead of aminmax, which is not
+vectorised along a dimension (2.8 ns); bytes of SFC64 (0.24 ns) instead of torch.rand (3.4 ns); int16 on the way from
+float32 to uint8, which torch converts one by one (0.15 instead of 0.55 ns). Blocks of a quarter million numbers keep
+what is needed in between at 2 MB.
+
+Source: Mesa, arXiv:2111.11124, section 3.1, equations 1 to 3 (asymmetric, stochastic, per group).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from strategies.activations.groups import Groups
+
+LEVELS = 255
+_NOISE = 256
+_BLOCK = 1 << 18
+_FLAT = 1e-30
+"""Below this width a range is a point: its group is decoded as `beta`."""
+
+
+class Range(NamedTuple):
+    """Where the values of each group lie: `beta` to `beta + alpha`. Shapes: `[groups]` both, float32."""
+
+    alpha: Tensor
+    beta: Tensor
+
+
+class Encoded(NamedTuple):
+    """A tensor in 8 bits, with all that decoding needs: no range that moves later is read.
+
+    Shapes: levels as the tensor, uint8.
+    """
+
+    levels: Tensor
+    groups: Groups
+    range: Range
+    dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes that are held for it."""
+        return self.levels.numel() + 8 * self.groups.number
+
+
+def own_range(x: Tensor, groups: Groups) -> Range:
+    """Return the smallest range of each group that holds all its values."""
+    seen = x.detach().reshape(groups.view) if x.dim() != len(groups.view) else x.detach()
+    others = [dim for dim in range(seen.dim()) if dim != groups.dim]
+    low, high = seen.amin(others).float(), seen.amax(others).float()
+    if groups.number != len(low):
+        lengths = groups.lengths()
+        if len(set(lengths)) == 1:
+            low, high = low.view(groups.number, -1).amin(1), high.view(groups.number, -1).amax(1)
+        else:
+            low = torch.stack([part.amin() for part in torch.split(low, lengths)])
+            high = torch.stack([part.amax() for part in torch.split(high, lengths)])
+    return Range(high - low, low)
+
+
+@torch.no_grad()
+def encode(x: Tensor, groups: Groups, given: Range, seed: int | None) -> Encoded:
+    """Return a tensor in 8 bits.
+
+    Args:
+        given: the range of each group, its own or another. seed: of the stochastic rounding; None rounds to nearest.
+
+    Shapes: x any whose view is `groups.view`, of a floating-point type; computed in float32.
+    """
+    x = x.detach()
+    offset = 0.5 if seed is None else 0.5 / _NOISE
+    scale = torch.where(given.alpha > _FLAT, LEVELS / given.alpha, torch.zeros_like(given.alpha))
+    low, factor = groups.spread(given.beta - offset * given.alpha / LEVELS), groups.spread(scale)
+    levels = torch.empty_like(x, dtype=torch.uint8)
+    noise = None if seed is None else _noise(x.numel(), x.device, seed).view(groups.view)
+    source, target = x.view(groups.view), levels.view(groups.view)
+    for rows in _blocks(groups.view):
+        value = torch.sub(source[rows], _part(low, rows)).float()
+        value.mul_(_part(factor, rows))
+        if noise is not None:
+            value.add_(noise[rows], alpha=1 / _NOISE)
+        value.clamp_(0, LEVELS)
+        target[rows].copy_(value.to(torch.int16) if value.device.type == "cpu" else value)
+    return Encoded(levels, groups, given, x.dtype)
+
+
+@torch.no_grad()
+def decode(encoded: Encoded) -> Tensor:
+    """Return the tensor that an encoded one stands for, in its type and with the layout of its levels."""
+    levels, groups, given, dtype = encoded
+    scale, low = groups.spread(given.alpha / LEVELS), groups.spread(given.beta)
+    if dtype == torch.float32:
+        value = levels.to(torch.float32)
+        view = value.view(groups.view)
+        torch.addcmul(low, view, scale, out=view)
+        return value
+    value = torch.empty_like(levels, dtype=dtype)
+    source, target = levels.view(groups.view), value.view(groups.view)
+    for rows in _blocks(groups.view):
+        target[rows].copy_(torch.addcmul(_part(low, rows), source[rows].float(), _part(scale, rows)))
+    return value
+
+
+def _noise(count: int, device: torch.device, seed: int) -> Tensor:
+    """Return random bytes, for a tensor's numbers in the order of their indices, however they lie in memory."""
+    if device.type == "cpu":
+        return torch.from_numpy(np.random.SFC64(seed).random_raw(-(-count // 8)).view(np.uint8))[:count]
+    source = torch.Generator(device).manual_seed(seed)
+    return torch.randint(0, 256, (count,), dtype=torch.uint8, device=device, generator=source)
+
+
+def _blocks(view: tuple[int, ...]) -> Iterator[slice]:
+    """Yield stretches of the first dimension that hold about `_BLOCK` numbers each."""
+    each = 1
+    for size in view[1:]:
+        each *= size
+    rows = max(1, _BLOCK // max(1, each))
+    for start in range(0, view[0], rows):
+        yield slice(start, start + rows)
+
+
+def _part(spread: Tensor, rows: slice) -> Tensor:
+    return spread if spread.shape[0] == 1 else spread[rows]
