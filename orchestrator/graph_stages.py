@@ -14,13 +14,16 @@ import numpy as np
 
 from orchestrator.config import Origins
 from orchestrator.config.graph_pipeline import GraphPipeline
+from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from strategies.graph import Graph, Layout, exchange_bytes, halo_rows, pipeline_bytes, propagation, ring_bytes
 from strategies.pipeline import Costs, Simulation, balance, gpipe, simulate
 from strategies.seeds import integer
 from trainers.data.graphs.base import GraphData
+from trainers.graph.convolutions import graph_chain
 from trainers.graph.costs import GraphLayerCost, measure
 from trainers.graph.exchange import NUM_MESSAGES
 from trainers.graph.rank import divided
@@ -106,6 +109,10 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
         raise ConfigError([Problem(origins("model"), "model", error.message, error.hint)]) from error
     except LayerFailed as error:
         raise ConfigError([Problem(origins("model"), "model", str(error), "tried on one chunk")]) from error
+    named = {layer.index: (layer.name, layer.module) for layer in graph_chain(prepared.model).layers}
+    found = list(memory_problems(strategy.memory, named, origins))
+    if found:
+        raise ConfigError(found)
     try:
         layers = _cut(strategy, costs)
     except ValueError as error:
@@ -150,6 +157,7 @@ def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
         gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         epochs=strategy.epochs,
         patience=strategy.patience,
+        memory=plain(strategy.memory),
     )
 
 

@@ -10,8 +10,10 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from orchestrator.config import Origins
+from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, LocalLearning
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from strategies.pipeline import balance
 from strategies.seeds import integer
@@ -73,6 +75,10 @@ def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
         path = "strategy.modules"
         message = f"got {strategy.modules} processes for the {len(costs)} modules that {strategy.rule.name} makes"
         raise ConfigError([Problem(origins(path), path, message, f"at most {len(costs)}, or a deeper model")])
+    named = {index: (f"modules.{index}", module) for index, module in enumerate(built.modules)}
+    found = list(memory_problems(strategy.memory, named, origins))
+    if found:
+        raise ConfigError(found)
     shares = tuple(balance([cost.forward_s + cost.learn_s for cost in costs], strategy.modules))
     return LocalStages(shares, tuple(costs), built.rule.stream, whole)
 
@@ -99,6 +105,7 @@ def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
         quota=experiment.evaluate_every,
         clip_value=strategy.clip_value,
         gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
+        memory=plain(strategy.memory),
         slowdown=tuple(strategy.slowdown.get(worker, 1.0) for worker in range(strategy.modules)),
     )
 

@@ -14,8 +14,10 @@ from typing import Any, NamedTuple
 import torch
 
 from orchestrator.config import Origins
+from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.pipeline import Costs, Placement, Simulation, balance, placement, schedule, simulate, splits_backward
@@ -24,6 +26,7 @@ from trainers import optimizers
 from trainers.models import ModelError
 from trainers.pipeline.chunk import LayerFailed
 from trainers.pipeline.costs import LayerCost, measure
+from trainers.pipeline.layers import chain
 from trainers.pipeline.settings import Settings
 from trainers.pipeline.transport import NUM_MICROBATCHES, NUM_POSITIONS
 
@@ -83,6 +86,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
             dtype=getattr(torch, experiment.model.dtype),
             loss=strategy.loss.model_dump(),
             precision=strategy.precision,
+            memory=plain(strategy.memory),
             threads=experiment.cluster.threads_per_worker,
         )
     except ModelError as error:
@@ -90,6 +94,10 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
     except LayerFailed as error:
         path = "strategy.loss" if str(error).startswith("the loss") else "model"
         raise ConfigError([Problem(origins(path), path, str(error), "tried on one micro-batch")]) from error
+    named = {layer.index: (layer.name, layer.module) for layer in chain(prepared.model).layers}
+    found = list(memory_problems(strategy.memory, named, origins))
+    if found:
+        raise ConfigError(found)
     copies = 2 + _optimizer_copies(experiment)
     try:
         layers = _cut(strategy, costs, copies)
@@ -157,6 +165,7 @@ def settings_of(experiment: Experiment, stages: Stages) -> Settings:
         loss=strategy.loss.model_dump(),
         precision=strategy.precision,
         steps=strategy.steps,
+        memory=plain(strategy.memory),
     )
 
 
@@ -268,9 +277,9 @@ def _predict(
             ],
             not_recomputed=() if "always" in modes else (count - 1,),
             activation_bytes=[
-                sum(c.activation_bytes for c in cs) - cs[0].own_input_bytes + cs[0].input_bytes for cs in own
+                sum(c.activation_bytes for c in cs) - cs[0].own_input_bytes + cs[0].held_input_bytes for cs in own
             ],
-            boundary_bytes=[cs[0].input_bytes for cs in own],
+            boundary_bytes=[cs[0].boundary_bytes for cs in own],
             gradient_bytes=[sum(c.gradient_bytes for c in cs) for cs in own] if split else (),
         ),
     )

@@ -10,6 +10,7 @@ from pydantic import Field
 from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from orchestrator.config.gang import GangSection
 from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
+from orchestrator.config.memory import Memory
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
@@ -59,6 +60,9 @@ class GraphPipeline(GangSection):
     clip_norm: PositiveFloat | None = Field(None, description="largest norm of an epoch's gradient, over all stages")
     clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
     gradient_noise: GradientNoise | None = Field(None, description=NOISE)
+    memory: Memory | None = Field(
+        None, description="activations wait for backward in 8 bits, e.g. {activations: int8}; null: as they are"
+    )
     restarts: NonNegativeInt = Field(2, description="times that lost ranks are started again from the last checkpoint")
 
     @property

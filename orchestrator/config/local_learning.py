@@ -10,6 +10,7 @@ from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveIn
 from orchestrator.config.gang import GangSection
 from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
 from orchestrator.config.local_rules import AugLocal, LocalRule
+from orchestrator.config.memory import Memory
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate
 
@@ -43,6 +44,9 @@ class LocalLearning(GangSection):
     learning_rate: LearningRate = Field(LearningRate(), description="its change with the number of the batch")
     clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
     gradient_noise: GradientNoise | None = Field(None, description=NOISE)
+    memory: Memory | None = Field(
+        None, description="activations wait for backward in 8 bits, e.g. {activations: int8}; null: as they are"
+    )
     restarts: NonNegativeInt = Field(
         2, description="times that lost workers are started again from the last checkpoint"
     )

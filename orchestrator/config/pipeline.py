@@ -17,6 +17,7 @@ from orchestrator.config.fields import (
 )  # fmt: skip
 from orchestrator.config.gang import GangSection
 from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
+from orchestrator.config.memory import Memory
 from orchestrator.config.optimizer import Optimizer
 
 
@@ -75,6 +76,9 @@ class Pipeline(GangSection):
     gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     loss: Loss = Field(Loss(), description="what is minimised")
     precision: Literal["bf16"] | None = Field(None, description="bf16: layers run under autocast; null: as they are")
+    memory: Memory | None = Field(
+        None, description="activations wait for backward in 8 bits, e.g. {activations: int8}; null: as they are"
+    )
     restarts: NonNegativeInt = Field(2, description="times that lost stages are started again from the last checkpoint")
 
     @property

@@ -15,6 +15,7 @@ from orchestrator.files import to_json
 from orchestrator.preparing import Prepared
 from orchestrator.storage import storage_root
 from trainers import modules
+from trainers.activations import remembers
 from trainers.data.base import DataError
 from trainers.data.graphs import store
 from trainers.loop import Spans
@@ -41,7 +42,8 @@ class PipelineCourse:
         self._prepared, self._stages = prepared, stages
         self._settings = settings_of(prepared.experiment, stages)
         self.num_measuring = 1
-        self.num_drawn = self.num_savers = strategy.stages
+        self.num_drawn = strategy.stages
+        self.num_savers = strategy.num_ranks if remembers(self._settings.memory) else strategy.stages
         self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:

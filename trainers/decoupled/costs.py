@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
 
 from strategies.local import LocalModule, serial
 from strategies.local.base import drawing
-from strategies.local.memory import Saved, backward_bytes
+from strategies.local.memory import Packing, Saved, backward_bytes
 from trainers import optimizers
+from trainers.activations import Saver
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.decoupled.links import num_bytes
@@ -50,6 +52,7 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
     x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
     y = to_labels(dataset.train_y[rows])
     optimizers_ = [optimizers.build(settings.optimizer, module.named_parameters()) for module in built.modules]
+    saver = built.saver(settings.memory, range(len(built.modules)))
     times: list[list[tuple[float, float]]] = [[] for _ in built.modules]
     saved_bytes, sent_bytes = [0] * len(built.modules), [0] * len(built.modules)
     with intra_op_threads(threads):
@@ -58,7 +61,7 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
             carry = built.rule.start(x, y, dataset.num_classes, 0)
             for index, module in enumerate(built.modules):
                 began = time.perf_counter()
-                with Saved([module]) as saved:
+                with _saving(saver, index, repeat, carry) as packing, Saved([module], packing) as saved:
                     carry = _forward(module, carry, y, index)
                     ready = time.perf_counter()
                     serial.learn(module, optimizers_[index])
@@ -87,6 +90,15 @@ def backpropagation_bytes(built: Built, settings: Settings, dataset: Dataset, th
             return backward_bytes(built.model, x, to_labels(dataset.train_y[rows]))
     except (RuntimeError, TypeError, ValueError):
         return None
+
+
+@contextmanager
+def _saving(saver: Saver | None, index: int, seed: int, carry: dict[str, torch.Tensor]) -> Iterator[Packing | None]:
+    if saver is None:
+        yield None
+        return
+    with saver.microbatch(0, seed), saver.layer(index, list(carry.values())) as layer:
+        yield layer
 
 
 def _forward(

@@ -11,6 +11,7 @@ from strategies import local
 from strategies.local import LocalModule, LocalRule
 from strategies.seeds import integer
 from trainers import models
+from trainers.activations import Saver
 from trainers.data.base import Dataset
 from trainers.gradients import Shaping
 from trainers.pipeline.settings import Order
@@ -29,7 +30,8 @@ class Settings(NamedTuple):
         queue: batches that may be between two workers. regime: `lossless`, each batch once and in order; or
             `asynchronous`, with a ring buffer before each worker (`replaying`).
         buffer, max_reuse: of that buffer, see `strategies.local.replay`. quota: steps that every worker does between
-            two evaluations. slowdown: of each worker on the clock of a run in one process; empty for none.
+            two evaluations. memory: how activations are kept, see `trainers.activations`; None as they are.
+        slowdown: of each worker on the clock of a run in one process; empty for none.
         clip_value, gradient_noise: see `trainers.gradients`.
     """
 
@@ -49,6 +51,7 @@ class Settings(NamedTuple):
     max_reuse: int | None = None
     quota: int = 1
     slowdown: tuple[float, ...] = ()
+    memory: Mapping[str, Any] | None = None
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
 
@@ -89,6 +92,11 @@ class Built(NamedTuple):
     model: nn.Module
     rule: LocalRule
     modules: list[LocalModule]
+
+    def saver(self, memory: Mapping[str, Any] | None, owned: Sequence[int]) -> Saver | None:
+        """Return what keeps the activations of some modules; None where they are kept as they are."""
+        named = {index: (f"modules.{index}", self.modules[index]) for index in owned}
+        return None if memory is None else Saver(memory, named)
 
     def names(self) -> list[dict[str, str]]:
         """Return for each module its tensors' own names -> their names in checkpoints.

@@ -4,6 +4,7 @@
     auxiliary         the same of what modules have beside the model, as `auxiliary.K.NAME` of module K
     counters          integer buffers of both
     optimizer.SLOT    what the optimizers remember of each parameter, under these names
+    memory.*          ranges of activations that are kept in 8 bits, by module and place
 
 Names say nothing about workers. Tensors of the model that no module has (NoProp leaves the head out) are the first
 worker's, and stay as they are.

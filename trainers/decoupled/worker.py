@@ -24,10 +24,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.local import Carry, serial
+from strategies.local import Carry, LocalModule, serial
 from strategies.local.base import FeedbackModule
-from strategies.local.memory import Saved
+from strategies.local.memory import Packing, Saved
 from trainers import learning_rate, optimizers
+from trainers.activations import export_running, restore_running
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.decoupled.links import Link, Mark
@@ -82,6 +83,7 @@ class Worker:
         self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
         kept = rest(built.model, names) if self._is_first else {}
         self._holding = Holding(self._modules, [names[index] for index in self._owned], self._optimizers, kept)
+        self._saver = built.saver(settings.memory, self._owned)
         self.link = link
         self._order = settings.order(len(dataset.train_y))
         self._dtype = getattr(torch, settings.model["dtype"])
@@ -114,7 +116,7 @@ class Worker:
         measures = not self._saved_bytes
         for place, index in enumerate(self._owned):
             module = self._modules[place]
-            with Saved([module]) if measures else nullcontext() as saved:
+            with self._saving(index, seed, carry) as packing, self._measuring(module, packing, measures) as saved:
                 with _failing(index, number, carry):
                     carry = module(carry, targets, serial.module_seed(seed, index))
                 if place + 1 == len(self._modules) and not self._is_last:
@@ -133,12 +135,26 @@ class Worker:
                 ("B", place, number, forward_end, forward_end, learned),
             ]
             began = ready = learned
+        if self._saver is not None:
+            self._saver.commit()
         self.link.done()
         self._spans.append(spans)
         values = {}
         if self._is_last:
             values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(self._sent_bytes(mark))}
         return Outcome(values, number == mark.last)
+
+    @contextmanager
+    def _saving(self, index: int, seed: int, carry: Carry) -> Iterator[Packing | None]:
+        """Keep what a module saves for its backward passes as the experiment says."""
+        if self._saver is None:
+            yield None
+            return
+        with self._saver.microbatch(0, seed), self._saver.layer(index, list(carry.values())) as layer:
+            yield layer
+
+    def _measuring(self, module: LocalModule, packing: Packing | None, measures: bool) -> Any:
+        return Saved([module], packing) if measures else nullcontext()
 
     def descend(self, number: int) -> int:
         """Bring the classes down through own modules before batch `number`, where the rule does; return bytes sent.
@@ -260,11 +276,13 @@ class Worker:
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return this worker's part of what a checkpoint holds."""
-        return self._holding.export()
+        return self._holding.export() | ({} if self._saver is None else export_running(self._saver))
 
     def restore(self, trees: Trees) -> None:
         """Take this worker's part out of the whole state."""
         self._holding.restore(trees)
+        if self._saver is not None:
+            restore_running(self._saver, trees)
 
 
 @contextmanager

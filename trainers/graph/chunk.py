@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 from torch.nn import functional
 
+from trainers.activations import Packed, Saver
 from trainers.graph.chunked import ChunkView, Dry
 from trainers.graph.layers import GraphLayer
 from trainers.pipeline.chunk import Carry, Chunk, LayerFailed, Run
@@ -22,12 +23,19 @@ class GraphChunk(Chunk):
 
     Args:
         view: what they see of the graph. The micro-batches of `Chunk` are the graph's slots here.
+        saver: as `Chunk`'s.
     """
 
-    def __init__(self, layers: Sequence[Layer], position: int, num_positions: int, view: ChunkView) -> None:
+    def __init__(
+        self, layers: Sequence[Layer], position: int, num_positions: int, view: ChunkView, saver: Saver | None = None
+    ) -> None:
         loss = cross_entropy if position == num_positions - 1 else None
-        super().__init__(layers, position, num_positions, loss=loss)
+        super().__init__(layers, position, num_positions, loss=loss, saver=saver)
         self.view: ChunkView = view
+        if saver is not None:
+            view.lasting = saver.leave
+            if view.features is not None:
+                saver.leave(view.features)
         self._sees: ChunkView | Dry = view
 
     def probe(self, carry: Carry, *, training: bool) -> Carry:
@@ -49,6 +57,10 @@ class GraphChunk(Chunk):
     def _leaves(self, carry: Carry) -> Carry:
         """Return tensors to begin with; nobody asks for the features' gradients, which would cost an aggregation."""
         return {name: tensor.detach() for name, tensor in carry.items()} if self.is_first else super()._leaves(carry)
+
+    def _kept(self, saver: Saver, carry: Carry) -> dict[str, Packed]:
+        """Return what is kept for a second forward; the features are there anyway, and the view knows them by place."""
+        return dict(carry) if self.is_first else super()._kept(saver, carry)
 
     def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:
         if isinstance(self._sees, ChunkView):

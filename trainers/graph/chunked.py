@@ -6,6 +6,7 @@ asked. Without a chunk it answers exactly, for all vertices of its way at once.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -39,6 +40,8 @@ class ChunkView:
         self._layer = self._asked = 0
         self._done: set[int] = set()
         self._version = 0 if features is None else features._version
+        self.lasting: Callable[[Tensor], None] | None = None
+        """Told of rows that are handed out in every epoch and stay in memory."""
 
     # ------------------------------------------------------------------------------------- what the stage tells it
 
@@ -95,7 +98,10 @@ class ChunkView:
         """As `view.View.propagate`."""
         place = self._place()
         if self._is_input(x):
-            return self._constant(kind).of(self._slot)
+            constant = self._constant(kind).of(self._slot)
+            if self.lasting is not None and self._slot is not None:
+                self.lasting(constant)
+            return constant
         site = self._site(place, Site, kind, x)
         if self._slot is None:
             return site.infer(x)

@@ -18,6 +18,7 @@ from torch import nn
 
 from strategies.graph.layout import layout
 from strategies.graph.structure import Graph
+from trainers.activations import heads_of
 from trainers.data.graphs.base import GraphData
 from trainers.graph.chunk import GraphChunk
 from trainers.graph.chunked import ChunkView
@@ -28,6 +29,7 @@ from trainers.graph.settings import Settings
 from trainers.graph.sites import Returns
 from trainers.pipeline.chunk import Carry, Run
 from trainers.pipeline.costs import Kept
+from trainers.pipeline.keeping import make_saver
 from trainers.threads import intra_op_threads
 
 
@@ -73,7 +75,11 @@ def measure(
         features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
         alone = Exchange(None, 0, 1, num_chunks)
         view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=settings.recompute)
-        chunks = [GraphChunk([layer], layer.index, len(layers), view) for layer in layers]
+        heads = heads_of({layer.index: layer.module for layer in layers})
+        chunks = [
+            GraphChunk([layer], layer.index, len(layers), view, make_saver(settings.memory, [layer], heads))
+            for layer in layers
+        ]
         labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
         best = [[float("inf"), float("inf"), float("inf") if settings.recompute else 0.0] for _ in chunks]
         widths: list[tuple[int, ...]] = []
@@ -91,7 +97,7 @@ def measure(
                 alive += [carry] if kept else []
                 given = carry, labels if chunk.is_last else None, 1 / len(labels)
                 began = time.perf_counter()
-                with kept.counting() if kept else nullcontext():
+                with kept.counting(chunk.saver) if kept else nullcontext():
                     carry = chunk.forward(Run(0, 0, True), *given)
                 best[place][0] = min(best[place][0], time.perf_counter() - began)
                 counts += [kept] if kept else []

@@ -23,7 +23,7 @@ from torch import Tensor
 from strategies.graph.layout import Layout, layout
 from strategies.graph.structure import Graph
 from strategies.seeds import integer
-from trainers import models
+from trainers import activations, models
 from trainers.data.graphs.base import GraphData
 from trainers.graph.chunk import UNLABELLED, GraphChunk
 from trainers.graph.chunked import ChunkView
@@ -37,6 +37,7 @@ from trainers.loop import Outcome, Spans
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
+from trainers.pipeline.keeping import commit_ranges, make_saver
 from trainers.pipeline.layers import Layer
 from trainers.pipeline.members import add_up
 from trainers.pipeline.part import Part
@@ -143,9 +144,9 @@ class GraphRank:
             num_classes=data.num_classes,
             seed=settings.model_seed,
         )
-        self.part: Part[GraphChunk] = Part(
-            graph_chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
-        )
+        whole = graph_chain(model)
+        self._heads = activations.heads_of({layer.index: layer.module for layer in whole.layers})
+        self.part: Part[GraphChunk] = Part(whole, settings.layers, settings.placement, stage, self._make_chunk, device)
         self.update = Update(
             self.part,
             settings.optimizer,
@@ -162,7 +163,8 @@ class GraphRank:
         self.spans: list[Span] = []
 
     def _make_chunk(self, layers: list[Layer], position: int) -> GraphChunk:
-        return GraphChunk(layers, position, self.settings.stages, self.view)
+        saver = make_saver(self.settings.memory, layers, self._heads)
+        return GraphChunk(layers, position, self.settings.stages, self.view, saver)
 
     def _agree(self, training: bool) -> Boundary:
         """Agree with the stages beside on what travels for a vertex, by two dry ones."""
@@ -205,6 +207,7 @@ class GraphRank:
         torch.set_rng_state(random)
         self.view.end_epoch(number)
         _finish(add_up(self.part, self.way, settings.ways, self._collective, f"stage {self.stage}"))
+        commit_ranges(self.part.chunks)
         _finish(share_ties(self.part.ties, self.part.copies, self.stage, self._between))
         self._flush()
         vector = torch.zeros(_HEAD + len(self.part.names), dtype=torch.float64)
@@ -292,7 +295,7 @@ class GraphRank:
         Beside what a pipeline's has: `history`, older rows by site and way; `best` and `selection`, see `Selection`.
         Of the ways of a stage, the first one has the weights.
         """
-        trees = export(self) if self.way == 0 else {}
+        trees = export(self, self.way)
         if self.way == 0:
             trees |= self.selection.export(first=self.stage == 0)
         trees["history"] = {f"{name}/{self.way}": rows for name, rows in self.view.history().items()}
@@ -300,7 +303,7 @@ class GraphRank:
 
     def restore(self, trees: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Take this rank's part out of the whole state."""
-        restore(self, trees)
+        restore(self, trees, self.way)
         self.selection.restore(trees)
         suffix = f"/{self.way}"
         self.view.remember(

@@ -26,6 +26,7 @@ class Settings(NamedTuple):
         recompute: compute what lies between aggregations again in backward.
         kernel: of the sparse products; see `kernels.Matrix`.
         optimizer, learning_rate, clip_norm: as in a pipeline.
+        memory: how activations are kept, see `trainers.activations`; None as they are.
         epochs: of the whole run. patience: evaluations without a better one after which the run ends; None never.
         clip_value, gradient_noise: see `trainers.gradients`.
     """
@@ -48,6 +49,7 @@ class Settings(NamedTuple):
     clip_norm: float | None
     epochs: int
     patience: int | None
+    memory: Mapping[str, Any] | None = None
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
 

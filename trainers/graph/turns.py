@@ -155,6 +155,9 @@ class TurnTransport:
     def give_back(self, tensors: Sequence[Tensor]) -> None:
         """Nothing to use again: tensors are the sender's."""
 
+    def let_go(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing is held."""
+
     def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
         place = (self._scope, target, key)
         assert place not in self._board, f"{key} is sent twice"

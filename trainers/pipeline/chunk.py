@@ -7,6 +7,9 @@ Recomputation keeps a micro-batch's carry only and runs the layers again before 
 numbers then, because each layer's forward is seeded by (seed, step, micro-batch, layer): dropout does not depend on
 the number of stages either. Nothing here knows of other processes; see `transport.py`.
 
+With a `saver` what is kept is in 8 bits (`trainers.activations`): what layers save, and the carry of a micro-batch that
+is to be computed again, which then begins with what was decoded. The carry itself is let go.
+
 Source: Huang et al. 2019, arXiv:1811.06965, section 2.3 (recomputation of a cell's composite forward function).
 """
 
@@ -20,7 +23,9 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import GradientEdge, get_gradient_edge
 
+from trainers.activations import Packed, Saver, unpack
 from trainers.pipeline import batchnorm, deferred
+from trainers.pipeline.entering import Entry
 from trainers.pipeline.layers import Layer
 
 Carry = dict[str, Tensor]
@@ -57,6 +62,8 @@ class _Live(NamedTuple):
     outputs: _Edges | None  # None: to be recomputed
     targets: Tensor | None
     weight: float
+    kept: Mapping[str, Packed] = {}  # with a saver: what to begin with again, in place of `inputs`
+    entry: Entry | None = None  # with a saver: where backward puts the gradients of the inputs
 
 
 class Chunk:
@@ -67,6 +74,7 @@ class Chunk:
         loss: of the last chunk; None elsewhere.
         split_backward: weight gradients wait for `weigh` (zero bubble).
         precision: `bf16` runs the layers under autocast; None as they are.
+        saver: keeps in 8 bits what these layers save.
     """
 
     def __init__(
@@ -78,6 +86,7 @@ class Chunk:
         loss: Loss | None = None,
         split_backward: bool = False,
         precision: str | None = None,
+        saver: Saver | None = None,
     ) -> None:
         self.layers = tuple(layers)
         self.position = position
@@ -86,7 +95,9 @@ class Chunk:
         self._draws = [_may_draw(layer.module) for layer in layers]
         self.norms = batchnorm.install(self.modules)
         self._loss = loss
-        self._store = deferred.Store() if split_backward else None
+        self.saver = saver
+        keep = None if saver is None else saver.pack
+        self._store = deferred.Store(keep) if split_backward else None
         if self._store is not None:
             deferred.install(self.modules, self._store)
         self._precision = precision
@@ -103,8 +114,13 @@ class Chunk:
         return len(self._live)
 
     def inputs(self, microbatch: int) -> Carry:
-        """Return the carry that a micro-batch under way began with."""
+        """Return the carry that a micro-batch under way began with; of a saver's, nothing: it is let go."""
         return self._live[microbatch].inputs
+
+    @property
+    def lets_go(self) -> bool:
+        """Whether a carry is not read again, other than in part by autograd, once a training forward is done."""
+        return self.saver is not None
 
     # ------------------------------------------------------------------------------------------------ training
 
@@ -118,10 +134,25 @@ class Chunk:
         Raises:
             LayerFailed: naming the layer.
         """
+        if self.saver is not None:
+            return self._forward_kept(self.saver, run, carry, targets, weight)
         inputs = self._leaves(carry) if run.keep else carry
         with torch.set_grad_enabled(run.keep), self._collecting(run.microbatch):
             outputs = self._outputs(run, inputs, targets, weight)
         self._live[run.microbatch] = _Live(run, inputs, _edges(outputs) if run.keep else None, targets, weight)
+        return {name: tensor.detach() for name, tensor in outputs.items()}
+
+    def _forward_kept(self, saver: Saver, run: Run, carry: Carry, targets: Tensor | None, weight: float) -> Carry:
+        """As `forward`, with what is kept in 8 bits and the carry let go."""
+        kept: dict[str, Packed] = {}
+        entry = Entry()
+        with torch.set_grad_enabled(run.keep), self._collecting(run.microbatch), self._saving(run):
+            if not run.keep:
+                kept = self._kept(saver, carry)
+            inputs = entry.enter(self._leaves(carry)) if run.keep else carry
+            outputs = self._outputs(run, inputs, targets, weight)
+        edges = _edges(outputs) if run.keep else None
+        self._live[run.microbatch] = _Live(run, {}, edges, targets, weight, kept, entry)
         return {name: tensor.detach() for name, tensor in outputs.items()}
 
     def recompute(self, microbatch: int) -> bool:
@@ -132,7 +163,16 @@ class Chunk:
         """
         live = self._live[microbatch]
         again = live.outputs is None
-        if again:
+        if again and self.saver is not None:
+            decoded = {name: unpack(packed) for name, packed in live.kept.items()}
+            assert live.entry is not None
+            with torch.enable_grad(), self._saving(live.run):
+                for name, tensor in decoded.items():
+                    self.saver.begin_with(live.kept[name], tensor)
+                inputs = live.entry.enter(self._leaves(decoded))
+                outputs = self._outputs(live.run, inputs, live.targets, live.weight)
+            self._live[microbatch] = live._replace(kept={}, outputs=_edges(outputs))
+        elif again:
             inputs = self._leaves(live.inputs)
             with torch.enable_grad():
                 outputs = self._outputs(live.run, inputs, live.targets, live.weight)
@@ -154,6 +194,8 @@ class Chunk:
             torch.autograd.backward(list(live.outputs.values()), [gradients.get(name) for name in live.outputs])
         if self.is_first:
             return {}
+        if live.entry is not None:
+            return live.entry.gradients()
         return {
             name: torch.zeros_like(tensor) if tensor.grad is None else tensor.grad
             for name, tensor in live.inputs.items()
@@ -217,7 +259,11 @@ class Chunk:
                 plain = len(carry) == 1 and not layer.pop
                 arguments = [carry["0"]] if plain else _arguments(layer, carry)
                 try:
-                    returned = self._call(layer, arguments)
+                    if self.saver is None or run is None:
+                        returned = self._call(layer, arguments)
+                    else:
+                        with self.saver.layer(layer.index, arguments) as keeping:
+                            returned = keeping.returned(self._call(layer, arguments), len(layer.stash))
                 except Exception as error:
                     raised = f"raised {type(error).__name__}: {error}"
                     raise LayerFailed(f"{layer} was given {_told(arguments)} and {raised}") from error
@@ -231,6 +277,15 @@ class Chunk:
     def _leaves(self, carry: Carry) -> Carry:
         """Return tensors to begin with."""
         return {name: _leaf(tensor) for name, tensor in carry.items()}
+
+    def _kept(self, saver: Saver, carry: Carry) -> dict[str, Packed]:
+        """Return what is kept of a carry for a second forward."""
+        index = self.layers[0].index
+        return {name: saver.keep(tensor, _place(name), index) for name, tensor in carry.items()}
+
+    def _saving(self, run: Run) -> Any:
+        assert self.saver is not None
+        return self.saver.microbatch(run.microbatch, run.seed)
 
     def _autocast(self, device: torch.device) -> Any:
         if self._precision != "bf16":
@@ -298,6 +353,11 @@ def _edges(outputs: Carry) -> _Edges:
 def _leaf(tensor: Tensor) -> Tensor:
     tensor = tensor.detach()
     return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+
+
+def _place(name: str) -> str:
+    """Return where a first layer gets a tensor of a carry."""
+    return name if name.startswith("skip:") else f"in{name}"
 
 
 def _seed(seed: int, device: torch.device) -> None:

@@ -10,16 +10,18 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from trainers.activations import Packed, Saver, heads_of
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.pipeline import deferred, losses
 from trainers.pipeline.chunk import Carry, Chunk, Run
+from trainers.pipeline.keeping import make_saver
 from trainers.pipeline.layers import chain
 from trainers.threads import intra_op_threads
 
@@ -33,6 +35,8 @@ class LayerCost(NamedTuple):
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
         own_input_bytes: how many of those are of the layer's own input.
         input_bytes: of what comes from the layer before, skips that pass by included.
+        held_input_bytes: of those, what a stage that begins here holds until backward: all, or with `memory` what the
+            layer saves. boundary_bytes: what it holds where it computes again.
         gradient_bytes: put aside by a backward that is split, until the weight gradients: gradients of the outputs of
             the layer's parts with weights, where each has memory of its own.
         parameter_bytes, num_parameters: of its trained numbers; of tied ones, each use counts.
@@ -44,6 +48,8 @@ class LayerCost(NamedTuple):
     activation_bytes: int
     own_input_bytes: int
     input_bytes: int
+    held_input_bytes: int
+    boundary_bytes: int
     gradient_bytes: int
     parameter_bytes: int
     num_parameters: int
@@ -57,6 +63,7 @@ def measure(
     dtype: torch.dtype,
     loss: Mapping[str, Any],
     precision: str | None = None,
+    memory: Mapping[str, Any] | None = None,
     threads: int = 1,
     repeats: int = 3,
 ) -> list[LayerCost]:
@@ -69,6 +76,7 @@ def measure(
         ModelError: when the model is no chain. LayerFailed: when a layer cannot take what the one before returns.
     """
     layers = chain(copy.deepcopy(model))
+    heads = heads_of({layer.index: layer.module for layer in layers.layers})
     chunks = [
         Chunk(
             [layer],
@@ -76,13 +84,14 @@ def measure(
             len(layers.layers),
             loss=losses.build(loss) if layer.index == len(layers.layers) - 1 else None,
             precision=precision,
+            saver=make_saver(memory, [layer], heads),
         )
         for layer in layers.layers
     ]
     x = to_tensor(dataset.train_x[:size], dataset, dtype)
     y = to_labels(dataset.train_y[:size])
     best = [[float("inf"), float("inf")] for _ in chunks]
-    carried: list[tuple[int, int, int, int]] = []
+    carried: list[tuple[int, int, int, int, int, int]] = []
     known = {
         tensor.untyped_storage().data_ptr()
         for tensor in (*(p for layer in layers.layers for p in layer.module.parameters()), x)
@@ -98,11 +107,15 @@ def measure(
                 alive.append(carry)
                 targets = y if chunk.is_last else None
                 with _outputs_of_weights(chunk.modules) if kept and precision is None else nullcontext([]) as aside:
-                    carry, seconds = _timed(lambda c=chunk, given=carry, t=targets: _forward(c, given, t), kept)
+                    carry, seconds = _timed(
+                        lambda c=chunk, given=carry, t=targets: _forward(c, given, t), kept, chunk.saver
+                    )
                 best[index][0] = min(best[index][0], seconds)
                 outputs.append(carry)
                 if kept is not None:
-                    carried.append((kept.num_bytes, kept.num_input_bytes, given, sum(aside)))
+                    held = given if chunk.saver is None else kept.held_input_bytes
+                    boundary = given if chunk.saver is None else _boundary(chunk.saver, alive[-1], index)
+                    carried.append((kept.num_bytes, kept.num_input_bytes, given, held, boundary, sum(aside)))
                     alive += [{"loss": tensor} for tensor in kept.tensors]
             gradients: Carry = {}
             for index, chunk in reversed(list(enumerate(chunks))):
@@ -114,16 +127,18 @@ def measure(
             forward,
             backward,
             kept_bytes,
-            own_bytes,
-            given,
-            aside,
+            *rest,
             sum(_bytes(p) for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward), (kept_bytes, own_bytes, given, aside) in zip(
-            layers.layers, best, carried, strict=True
-        )
+        for layer, (forward, backward), (kept_bytes, *rest) in zip(layers.layers, best, carried, strict=True)
     ]
+
+
+def _boundary(saver: Saver, carry: Carry, index: int) -> int:
+    with saver.microbatch(0, 0):
+        kept = [saver.keep(tensor, "in0", index) for tensor in carry.values()]
+    return sum(_bytes(one) if isinstance(one, Tensor) else one.num_bytes for one in kept)
 
 
 def _forward(chunk: Chunk, carry: Carry, targets: Tensor | None) -> Carry:
@@ -140,22 +155,48 @@ class Kept:
 
     def __init__(self, known: set[int], carry: Carry) -> None:
         self._known = known
+        self._own: set[int] = set()
         self._inputs = {tensor.untyped_storage().data_ptr() for tensor in carry.values()}
-        self.num_bytes = self.num_input_bytes = 0
+        self.num_bytes = self.num_input_bytes = self.held_input_bytes = 0
         self.tensors: list[Tensor] = []
+        self._blocks: list[object] = []
+        self._held: set[int] = set()
 
     def pack(self, tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in self._known:
-            self._known.add(storage.data_ptr())
-            self.tensors.append(tensor.detach())
-            self.num_bytes += storage.nbytes()
-            self.num_input_bytes += storage.nbytes() if storage.data_ptr() in self._inputs else 0
+        self.watch(tensor, tensor)
         return tensor
 
-    def counting(self) -> AbstractContextManager[Any]:
-        """Count what is kept within."""
-        return torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor)
+    def watch(self, tensor: Tensor, packed: Packed) -> None:
+        """Count a tensor that is saved, and what is kept of it."""
+        storage = tensor.untyped_storage()
+        where = storage.data_ptr()
+        if isinstance(packed, Tensor):
+            num_bytes, new = storage.nbytes(), where not in self._known
+        else:
+            num_bytes, new = packed.num_bytes, not any(block is packed.block for block in self._blocks)
+            new = new and not (where in self._known and where not in self._own)
+            self._blocks.append(packed.block)
+        if where in self._inputs and where not in self._held:
+            self._held.add(where)
+            self.held_input_bytes += num_bytes
+        self.tensors.append(tensor.detach())
+        if new:
+            self._known.add(where)
+            self._own.add(where)
+            self.num_bytes += num_bytes
+            self.num_input_bytes += num_bytes if where in self._inputs else 0
+
+    @contextmanager
+    def counting(self, saver: Saver | None = None) -> Iterator[None]:
+        """Count what is kept within, by a saver or as it is."""
+        if saver is not None:
+            saver.watch = self.watch
+        try:
+            with torch.autograd.graph.saved_tensors_hooks(self.pack, lambda tensor: tensor):
+                yield
+        finally:
+            if saver is not None:
+                saver.watch = None
 
 
 @contextmanager
@@ -174,11 +215,9 @@ def _outputs_of_weights(module: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _timed(work: Callable[[], Carry], kept: Kept | None = None) -> tuple[Carry, float]:
+def _timed(work: Callable[[], Carry], kept: Kept | None = None, saver: Saver | None = None) -> tuple[Carry, float]:
     began = time.perf_counter()
-    if kept is None:
-        return work(), time.perf_counter() - began
-    with kept.counting():
+    with nullcontext() if kept is None else kept.counting(saver):
         result = work()
     return result, time.perf_counter() - began
 

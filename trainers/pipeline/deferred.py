@@ -4,6 +4,9 @@ Inside `deferring()`, `nn.Linear` and convolutions compute only the gradient of 
 the weight's gradient needs aside; `Store.run` computes it later, while the next stage would otherwise wait. Other
 layers (norms, embeddings) compute both at once, since theirs is small.
 
+Where activations are kept in 8 bits (`trainers.activations`), what a weight's gradient needs stays so until it is
+computed: read in backward and put aside, it would wait in full.
+
 Source: Qi et al. 2024, arXiv:2401.10241, section 2: the backward pass as B (input) and W (weight).
 """
 
@@ -16,13 +19,19 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from trainers.activations import unpack
 from trainers.optimizers import aligned
 
 
 class Store:
     """Weight gradients put aside, by micro-batch, in the order their layers were reached."""
 
-    def __init__(self) -> None:
+    def __init__(self, keep: Callable[[Tensor], Any] | None = None) -> None:
+        """
+        Args:
+            keep: what is kept of a layer's input; asked in its forward. `unpack` gives the tensor back.
+        """
+        self.keep = keep
         self._waiting: dict[int, list[Callable[[], None]]] = {}
         self.microbatch = 0
 
@@ -73,19 +82,23 @@ class _Linear:
 class _LinearFunction(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, store: Store) -> Tensor:
-        context.save_for_backward(x, weight, bias)
-        context.store = store
+        context.save_for_backward(None if store.keep else x, weight, bias)
+        context.kept = store.keep(x) if store.keep else None
+        context.store, context.parameters = store, (weight, bias)
         return functional.linear(x, weight, bias)
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> Any:
         x, weight, bias = context.saved_tensors
+        kept = context.kept if x is None else x
+        of = context.parameters  # what hooks give back for a saved parameter is another tensor, without its gradient
 
         def later() -> None:
+            x = unpack(kept)
             flat = grad.reshape(-1, grad.shape[-1])
-            accumulate(weight, flat.t() @ x.reshape(-1, x.shape[-1]))
+            accumulate(of[0], flat.t() @ x.reshape(-1, x.shape[-1]))
             if bias is not None and bias.requires_grad:
-                accumulate(bias, flat.sum(0))
+                accumulate(of[1], flat.sum(0))
 
         context.store.put(later)
         return (grad @ weight if context.needs_input_grad[0] else None), None, None, None
@@ -106,27 +119,31 @@ class _Convolution:
 class _ConvolutionFunction(torch.autograd.Function):
     @staticmethod
     def forward(context: Any, x: Tensor, weight: Tensor, bias: Tensor | None, settings: Any, store: Store) -> Tensor:
-        context.save_for_backward(x, weight, bias)
-        context.settings, context.store = settings, store
+        context.save_for_backward(None if store.keep else x, weight, bias)
+        context.kept = store.keep(x) if store.keep else None
+        context.settings, context.store, context.parameters = settings, store, (weight, bias)
         stride, padding, dilation, groups = settings
         return torch.convolution(x, weight, bias, stride, padding, dilation, False, [0] * len(stride), groups)
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> Any:
         x, weight, bias = context.saved_tensors
+        kept = context.kept if x is None else x
+        of = context.parameters  # what hooks give back for a saved parameter is another tensor, without its gradient
         stride, padding, dilation, groups = context.settings
         sizes = None if bias is None else [bias.shape[0]]
 
         def gradients(mask: list[bool]) -> Any:
+            x = unpack(kept)
             return torch.ops.aten.convolution_backward(
                 grad, x, weight, sizes, stride, padding, dilation, False, [0] * len(stride), groups, mask
             )
 
         def later() -> None:
             _, of_weight, of_bias = gradients([False, True, bias is not None])
-            accumulate(weight, of_weight)
+            accumulate(of[0], of_weight)
             if bias is not None and bias.requires_grad:
-                accumulate(bias, of_bias)
+                accumulate(of[1], of_bias)
 
         context.store.put(later)
         return (gradients([True, False, False])[0] if context.needs_input_grad[0] else None), None, None, None, None

@@ -42,7 +42,7 @@ class InlinePipeline:
     def restore(self, trees: Trees) -> None:
         """Take the whole state."""
         for rank in self.ranks:
-            restore(rank, trees)
+            restore(rank, trees, rank.replica)
 
     def spans_since(self, began_s: float) -> list[list[tuple[str, int, int, float, float, float]]]:
         """Return what each stage of the first replica did in the last step, in seconds since `began_s`."""

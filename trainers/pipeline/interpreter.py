@@ -132,6 +132,8 @@ class Interpreter:
         else:
             outputs = chunk.forward(run, carry)
             self._send("F", chunk.position + 1, microbatch, outputs)
+        if chunk.lets_go:
+            self._transport.let_go(list(carry.values()))
         return ready_s
 
     def _infer(self, chunk: Chunk, microbatch: int, carry: Carry, ready_s: float) -> float:

@@ -1,6 +1,7 @@
 """What each rank of a pipeline is: its stage of a replica, with its process groups; `trainers.loop` runs it.
 
-The last stage of the first replica speaks; every stage of that replica is drawn and holds a part of the state.
+The last stage of the first replica speaks; every stage of that replica is drawn and holds a part of the state. Other
+replicas hold one where ranges of activations are remembered.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainers import loop, wire
+from trainers.activations import remembers
 from trainers.data.base import Dataset
 from trainers.loop import Context, Outcome
 from trainers.pipeline.collective import GroupCollective
@@ -43,9 +45,10 @@ def run(
     """
     plain = Settings(**settings)
     rank = build(context, plain, dataset)
-    restore(rank, {tree: wire.decode(payload) for tree, payload in start.items()})
+    restore(rank, {tree: wire.decode(payload) for tree, payload in start.items()}, rank.replica)
     speaks, first = context.rank == plain.stages - 1, rank.stage if rank.replica == 0 else None
-    plan = loop.Plan(begin, plain.steps, evaluate_every, checkpoint_every, speaks, first, first)
+    saves = context.rank if remembers(plain.memory) else first  # every replica has ranges of its own
+    plan = loop.Plan(begin, plain.steps, evaluate_every, checkpoint_every, speaks, first, saves)
     loop.train(context, RankWork(rank, evaluate_batch), plan)
 
 
@@ -89,7 +92,7 @@ class RankWork:
 
     def export(self) -> Mapping[str, Mapping[str, Tensor]]:
         """As `loop.Work.export`."""
-        return export(self._rank)
+        return export(self._rank, self._rank.replica)
 
     def spans_since(self, began_s: float) -> loop.Spans:
         """As `loop.Work.spans_since`."""

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from strategies.pipeline import Action
 from strategies.seeds import integer
-from trainers import models
+from trainers import activations, models
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
@@ -33,6 +33,7 @@ from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.chunk import Chunk
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
+from trainers.pipeline.keeping import commit_ranges, make_saver
 from trainers.pipeline.layers import Layer, chain
 from trainers.pipeline.members import add_up
 from trainers.pipeline.part import Part
@@ -103,9 +104,9 @@ class Rank:
             seed=settings.model_seed,
         )
         self._loss = losses.build(settings.loss)
-        self.part: Part[Chunk] = Part(
-            chain(model), settings.layers, settings.placement, stage, self._make_chunk, device
-        )
+        whole = chain(model)
+        self._heads = activations.heads_of({layer.index: layer.module for layer in whole.layers})
+        self.part: Part[Chunk] = Part(whole, settings.layers, settings.placement, stage, self._make_chunk, device)
         self.update = Update(
             self.part,
             settings.optimizer,
@@ -128,6 +129,7 @@ class Rank:
             loss=self._loss if position == num_positions - 1 else None,
             split_backward=settings.splits_backward,
             precision=settings.precision,
+            saver=make_saver(settings.memory, layers, self._heads),
         )
 
     def spans_since(self, began_s: float) -> list[tuple[str, int, int, float, float, float]]:
@@ -176,6 +178,7 @@ class Rank:
         torch.set_rng_state(random)
         group = f"stage {self.stage}"
         yield from add_up(self.part, self.replica, settings.replicas, self._collective, group)
+        commit_ranges(self.chunks)
         yield from share_ties(self.part.ties, self.part.copies, self.stage, self._transport)
         self._transport.flush()
         vector = torch.zeros(_HEAD + len(self.part.names), dtype=torch.float64)

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
         optimizer: name and arguments. learning_rate: its schedule. clip_norm: of the whole gradient.
         loss: see `losses.build`. precision: `bf16` or None. steps: of the whole run.
         clip_value, gradient_noise: see `trainers.gradients`.
+        memory: how activations are kept, see `trainers.activations`; None as they are.
     """
 
     model: Mapping[str, Any]
@@ -44,6 +45,7 @@ class Settings(NamedTuple):
     loss: Mapping[str, Any]
     precision: str | None
     steps: int
+    memory: Mapping[str, Any] | None = None
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
 

@@ -3,6 +3,7 @@
     model             parameters and floating-point buffers
     counters          integer buffers, such as BatchNorm's count of batches
     optimizer.SLOT    what the optimizer remembers of each parameter, by its own name for it
+    memory.*          ranges of activations that are kept in 8 bits, see `keeping`
 
 Names say nothing about stages, so a run goes on with another number of stages, or on one device.
 """
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from trainers.pipeline.keeping import export_ranges, restore_ranges
 from trainers.pipeline.part import Part
 from trainers.pipeline.update import Update
 
@@ -31,8 +33,15 @@ class Holder(Protocol):
     def update(self) -> Update: ...
 
 
-def export(rank: Holder) -> dict[str, dict[str, Tensor]]:
-    """Return this rank's part; of a tied parameter, the rank of its first use has it."""
+def export(rank: Holder, replica: int = 0) -> dict[str, dict[str, Tensor]]:
+    """Return this rank's part; of a tied parameter, the rank of its first use has it.
+
+    Args:
+        replica: of other ones than the first, it is what they alone have: ranges.
+    """
+    ranges = export_ranges(rank.part.chunks, replica)
+    if replica:
+        return ranges
     trees: dict[str, dict[str, Tensor]] = {
         "model": {name: tensor.detach() for name, tensor in rank.part.floats.items() if rank.part.is_first_use[name]},
         "counters": {name: tensor for name, tensor in rank.part.counters.items() if rank.part.is_first_use[name]},
@@ -43,7 +52,7 @@ def export(rank: Holder) -> dict[str, dict[str, Tensor]]:
             continue
         done.add(name)
         remember(rank.update.optimizer, name, parameter, trees)
-    return trees
+    return trees | ranges
 
 
 def remember(optimizer: Optimizer, name: str, parameter: Tensor, trees: dict[str, dict[str, Tensor]]) -> None:
@@ -65,8 +74,9 @@ def remind(optimizer: Optimizer, name: str, parameter: Tensor, trees: Trees) -> 
 
 
 @torch.no_grad()
-def restore(rank: Holder, trees: Trees) -> None:
+def restore(rank: Holder, trees: Trees, replica: int = 0) -> None:
     """Take this rank's part out of the whole state."""
+    restore_ranges(rank.part.chunks, trees, replica)
     for tree, tensors in (("model", rank.part.floats), ("counters", rank.part.counters)):
         for name, tensor in tensors.items():
             if tree == "model" or name in trees.get(tree, {}):
@@ -86,8 +96,7 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 def whole(ranks: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
     """Return a copy of the whole state of a pipeline whose ranks are all in this process."""
-    first = [rank for rank in ranks if rank.replica == 0]
-    merged = merge([export(rank) for rank in first], first[0].part.names)
+    merged = merge([export(rank, rank.replica) for rank in ranks], ranks[0].part.names)
     return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in merged.items()}
 
 

@@ -68,6 +68,10 @@ class Transport(Protocol):
         """Say that received tensors are read no more, so that their memory may be used again."""
         ...
 
+    def let_go(self, tensors: Sequence[Tensor]) -> None:
+        """Say that received tensors are read no more by whom they were given to, but autograd may still read them."""
+        ...
+
     def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
         """Send; the tensors must not change until they have arrived, or `flush` has returned."""
         ...
@@ -95,6 +99,9 @@ class LocalTransport:
 
     def give_back(self, tensors: Sequence[Tensor]) -> None:
         """Nothing to use again: tensors are the sender's."""
+
+    def let_go(self, tensors: Sequence[Tensor]) -> None:
+        """Nothing is held."""
 
     def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
         assert key not in self._messages, f"{key} is sent twice"
@@ -178,6 +185,10 @@ class GroupTransport:
             buffer = self._lent.pop(tensor.data_ptr(), None)
             if buffer is not None:
                 self._free.setdefault((tuple(buffer.shape), buffer.dtype), []).append(buffer)
+
+    def let_go(self, tensors: Sequence[Tensor]) -> None:
+        for tensor in tensors:
+            self._lent.pop(tensor.data_ptr(), None)
 
     def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
         if target == self._rank:

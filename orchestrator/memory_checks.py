@@ -1,0 +1,30 @@
+"""Whether the patterns of a `memory` section find anything in the layers of the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+from torch import nn
+
+from orchestrator.config import Origins
+from orchestrator.config.memory import Memory, plain
+from orchestrator.errors import Problem
+from trainers.activations import part_names, unused_patterns
+
+
+def memory_problems(
+    memory: Memory | None, layers: Mapping[int, tuple[str, nn.Module]], where: Origins
+) -> Iterator[Problem]:
+    """Yield a problem for each pattern that finds no part of any layer.
+
+    Args:
+        layers: by number, name and module, as `trainers.activations.Saver` takes them.
+    """
+    section = plain(memory)
+    if section is None:
+        return
+    path = "strategy.memory.layers"
+    names = part_names(layers)
+    told = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    for pattern in unused_patterns(section, names):
+        yield Problem(where(path), path, f"got {pattern!r}, which finds no part of the model", f"parts are {told}")
