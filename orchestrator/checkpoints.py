@@ -7,6 +7,9 @@
     step-000005/checkpoint.json   step, clock, sizes and SHA-256 of the above, segments below; written last
     clients/*.states              segments of clients' states, each shared by the checkpoints that name it
 
+Where ranks write by themselves, `step-000005/shard-0-of-2.arrow` and its siblings stand in place of the trees, and the
+marker, written when all of them are there, says what each is.
+
 A folder without a valid `checkpoint.json` is not a checkpoint: an interrupted write leaves nothing that could be
 mistaken for one, also where folders cannot be renamed (object stores).
 """
@@ -18,6 +21,7 @@ import json
 import os
 import posixpath
 import re
+import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,15 +29,19 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
+from orchestrator import sharded
 from orchestrator.client_segments import Segment, SegmentFolder
 from orchestrator.client_store import ClientStore
-from orchestrator.engines.base import RunState
+from orchestrator.engines.base import RunState, ShardSet
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from strategies.federated.clock import Clock, from_columns, to_columns
 from trainers import wire
+from trainers.shared_folder import MARK
 
 FORMAT = 2
-READABLE = (1, 2)
+SHARDED = 3
+"""The format of a checkpoint that ranks wrote; others are as they were."""
+READABLE = (1, FORMAT, SHARDED)
 """Format 1, before client states and versions, had neither file nor field of them, and never a ticket."""
 FILES = ("model.arrow", "server.arrow", "versions.arrow", "tickets.arrow")
 _NAME = re.compile(r"^step-(\d{6,})$")
@@ -102,6 +110,44 @@ class CheckpointStore:
         """
         segments = clients.seal(state.step) if clients is not None else []
         folder = posixpath.join(self._root, f"step-{state.step:06d}")
+        files: Any = self._write_trees(folder, state) if state.shards is None else self._shards(folder, state.shards)
+        marker = {
+            "format": FORMAT if state.shards is None else SHARDED,
+            "step": state.step,
+            "now_s": state.clock.now_s.hex(),
+            "started": state.clock.order,
+            "files" if state.shards is None else "shards": files,
+            "clients": [segment._asdict() for segment in segments],
+        }
+        path = posixpath.join(folder, "checkpoint.json")
+        self._write(path + ".tmp", json.dumps(marker, indent=1).encode())
+        self._fs.move(path + ".tmp", path)
+        # Later steps than this one are damaged ones that a resume passed over: they take no place of a whole one.
+        whole = [step for step in self.steps() if step <= state.step]
+        for step in {*whole[: -self._keep], *self._left_over(whole, state.step)}:
+            self._fs.delete_dir(posixpath.join(self._root, f"step-{step:06d}"))
+        self._delete_unused_segments()
+        num_bytes = sum(file["bytes"] for file in files.values()) if state.shards is None else _num_bytes(files)
+        return CheckpointInfo(state.step, folder, num_bytes)
+
+    def place(self, step: int | None = None) -> str:
+        """Return the folder of a checkpoint, or of all, as a path or URI that other processes can open, too."""
+        root = self.location if "://" in self.location else self._root
+        return root if step is None else posixpath.join(root, f"step-{step:06d}")
+
+    def mark(self) -> str | None:
+        """Leave a word in the folder, by which ranks know that they see the same one; None where it is no path.
+
+        Raises:
+            OSError: when the storage cannot be written to.
+        """
+        if not isinstance(self._fs, fs.LocalFileSystem):
+            return None
+        word = secrets.token_hex(8)
+        self._write(posixpath.join(self._root, MARK), word.encode())
+        return word
+
+    def _write_trees(self, folder: str, state: RunState) -> dict[str, dict[str, Any]]:
         if self._fs.get_file_info(folder).type != fs.FileType.NotFound:
             self._fs.delete_dir(folder)  # left by a process that died, or by a run that went on past a resume
         self._fs.create_dir(folder, recursive=True)
@@ -112,22 +158,25 @@ class CheckpointStore:
             payload = wire.encode(tree)
             self._write(posixpath.join(folder, name), payload)
             files[name] = {"sha256": hashlib.sha256(payload).hexdigest(), "bytes": payload.size}
-        marker = {
-            "format": FORMAT,
-            "step": state.step,
-            "now_s": state.clock.now_s.hex(),
-            "started": state.clock.order,
-            "files": files,
-            "clients": [segment._asdict() for segment in segments],
-        }
-        path = posixpath.join(folder, "checkpoint.json")
-        self._write(path + ".tmp", json.dumps(marker, indent=1).encode())
-        self._fs.move(path + ".tmp", path)
-        # Later steps than this one are damaged ones that a resume passed over: they take no place of a whole one.
-        for step in [step for step in self.steps() if step <= state.step][: -self._keep]:
-            self._fs.delete_dir(posixpath.join(self._root, f"step-{step:06d}"))
-        self._delete_unused_segments()
-        return CheckpointInfo(state.step, folder, sum(entry["bytes"] for entry in files.values()))
+        return files
+
+    def _shards(self, folder: str, shards: ShardSet) -> list[dict[str, Any]]:
+        """Return what the marker says of files that ranks wrote, once all are there; others beside them go."""
+        wrong = sharded.missing(self._fs, folder, shards.files)
+        if wrong:
+            message = f"the checkpoint that ranks wrote to {folder} is not whole: {wrong}"
+            raise ResumeError(message, "checkpoint.storage must be a folder that all nodes share, or an object store")
+        expected = {file["name"] for file in shards.files}
+        for info in self._fs.get_file_info(fs.FileSelector(folder)):
+            if info.type == fs.FileType.File and info.base_name not in expected:
+                self._fs.delete_file(info.path)  # of a run that went on past a resume, with other ranks
+        return [dict(file) for file in shards.files]
+
+    def _left_over(self, whole: list[int], step: int) -> list[int]:
+        """Return steps before this one whose ranks were lost before all had written."""
+        found = self._fs.get_file_info(fs.FileSelector(self._root, allow_not_found=True))
+        begun = [int(match[1]) for info in found if (match := _NAME.match(info.base_name))]
+        return [earlier for earlier in begun if earlier < step and earlier not in whole]
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, ascending."""
@@ -149,6 +198,10 @@ class CheckpointStore:
         folder = posixpath.join(self._root, f"step-{step:06d}")
         try:
             marker = self._marker(step)
+            if "shards" in marker:
+                shards = ShardSet(self.place(step), sharded.described(marker["shards"]))
+                sharded.verify(shards)
+                return RunState(step, None, {}, Clock.of(float.fromhex(marker["now_s"]), 0, ()), shards=shards)
             trees = {name: self._tree(folder, name, marker["files"][name]) for name in FILES if name in marker["files"]}
             tickets = from_columns(trees["tickets.arrow"]) if "tickets.arrow" in trees else ()
             clock = Clock.of(float.fromhex(marker["now_s"]), int(marker["started"]), tickets)
@@ -236,6 +289,10 @@ class CheckpointStore:
     def _read(self, path: str) -> bytes:
         with self._fs.open_input_stream(path) as stream:
             return bytes(stream.read())
+
+
+def _num_bytes(files: list[dict[str, Any]]) -> int:
+    return sum(file["num_bytes"] for file in files)
 
 
 def _flat(trees: Mapping[Any, Mapping[str, Any]]) -> dict[str, Any]:

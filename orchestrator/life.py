@@ -17,20 +17,17 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.client_store import ClientStore
-from orchestrator.config import Loaded, load_experiment
 from orchestrator.config.schema import Experiment
 from orchestrator.engines.base import Engine, RunState, StepReport
-from orchestrator.errors import OrchestratorError, ResumeError, WorkerError
+from orchestrator.errors import OrchestratorError, WorkerError
 from orchestrator.executors import describe
 from orchestrator.interrupts import Interrupts
-from orchestrator.peer_results import links_table, peer_model
 from orchestrator.progress import Progress
+from orchestrator.results import RunResult, checkpoint_store, final_weights
 from orchestrator.rundir import RunDirectory
+from orchestrator.sharded import assembled
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-    from torch import Tensor
-
     from orchestrator.tracking import Tracker
 
 
@@ -47,72 +44,6 @@ class RunInterrupted(KeyboardInterrupt):
 
     def __str__(self) -> str:
         return f"interrupted after {self.unit} {self.step}; go on with: orchestrator resume {self.run_dir}"
-
-
-@dataclass(frozen=True)
-class RunResult:
-    """What a run came to.
-
-    Args:
-        run_dir: its directory. status: FINISHED, or STOPPED when a search ended it early.
-        step: the last step. metrics: the last value of every metric. unit: what a step is called.
-    """
-
-    run_dir: Path
-    status: str
-    step: int
-    metrics: Mapping[str, float]
-    unit: str = "round"
-
-    def history(self) -> pa.Table:
-        """Return every metric of every step: columns step, wall_s, virtual_s, scope, name, value."""
-        return RunDirectory.open(self.run_dir).metrics()
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the model of the newest checkpoint, by parameter name."""
-        return dict(self._newest(*self._opened()).model or {})
-
-    def client(self, client: int | str) -> dict[str, Tensor]:
-        """Return what the run remembers of a client, as of the newest checkpoint; empty when that is nothing.
-
-        Of a peer it is the model, by parameter name, with those parameters that nobody trains.
-
-        Args:
-            client: its number, or its name in the data.
-
-        Raises:
-            ResumeError: when there is no such client, or no whole checkpoint.
-        """
-        from trainers import wire
-
-        loaded, directory = self._opened()
-        number = _number_of(client, loaded) if isinstance(client, str) else client
-        if loaded.experiment.strategy.kind == "peers":
-            return peer_model(self._newest(loaded, directory), number)
-        store = checkpoint_store(loaded.experiment, directory)
-        state = store.newest()
-        (payload,) = store.client_store(directory.path, state.step if state else None).read([number])
-        return {} if payload is None else wire.decode(payload)
-
-    def links(self) -> pa.Table:
-        """Return what peers have sent to each other until the newest checkpoint; no rows where there are no peers.
-
-        Columns sender, receiver, num_messages and num_bytes; messages that were lost count, too.
-
-        Raises:
-            ResumeError: when there is no whole checkpoint.
-        """
-        return links_table(self._newest(*self._opened()).server)
-
-    def _opened(self) -> tuple[Loaded, RunDirectory]:
-        directory = RunDirectory.open(self.run_dir)
-        return load_experiment(directory.path / "config.resolved.yaml"), directory
-
-    def _newest(self, loaded: Loaded, directory: RunDirectory) -> RunState:
-        state = checkpoint_store(loaded.experiment, directory).newest()
-        if state is None:
-            raise ResumeError(f"{self.run_dir} holds no checkpoint", "run it again with a smaller checkpoint.every")
-        return state
 
 
 @dataclass(frozen=True)
@@ -175,7 +106,7 @@ class Life:
                 state = self._starting_state(engine, store, state, resumed, directory)
                 assert self.clients is not None
                 stack.callback(self.clients.close)
-                engine.clients = self.clients
+                engine.clients, engine.store = self.clients, store
                 self.progress.begin(state.step)
                 engine.start()
                 stopped = self._train(engine, store, directory, tracker, state)
@@ -206,7 +137,7 @@ class Life:
         if state is None and self.trial is not None and self.trial.start_from is not None:
             folder, _, name = str(self.trial.start_from).rpartition("/")
             source = CheckpointStore(folder, keep=1)
-            state = source.load(int(name.removeprefix("step-")))
+            state = assembled(source.load(int(name.removeprefix("step-"))))  # whose files may go at any time
         self.clients = store.client_store(directory.path, state.step if state is not None else None, source)
         if resumed:
             begin = state.step if state is not None else -1
@@ -325,23 +256,12 @@ class Life:
                 directory.update_manifest(**fields)
                 report = report_or_say(directory, self.progress)
                 if tracker is not None:
-                    for path in (directory.path / "config.resolved.yaml", report, *_final_weights(store)):
+                    for path in (directory.path / "config.resolved.yaml", report, *final_weights(store, directory)):
                         if path is not None:
                             tracker.artifact(path)
         finally:
             if tracker is not None:
                 tracker.finish(status, self.experiment.tracking.flush_timeout_s)
-
-
-def _number_of(name: str, loaded: Loaded) -> int:
-    """Return the number of the client of that name."""
-    from orchestrator.partition_summary import client_names
-    from orchestrator.preparing import prepare
-
-    names = client_names(loaded.experiment, prepare(loaded))
-    if name not in names:
-        raise ResumeError(f"no client is called {name!r}; there are {len(names)}, such as {', '.join(names[:3])}")
-    return names.index(name)
 
 
 def _where(error: BaseException) -> dict[str, str]:
@@ -350,12 +270,6 @@ def _where(error: BaseException) -> dict[str, str]:
         return {}
     fields = ("message", "place", "worker", "node", "hint", "remote_traceback")
     return {name: value for name in fields if (value := getattr(error, name))}
-
-
-def checkpoint_store(experiment: Experiment, directory: RunDirectory) -> CheckpointStore:
-    setting = experiment.checkpoint.storage
-    location = f"{setting.rstrip('/')}/{directory.manifest['id']}" if setting else directory.path / "checkpoints"
-    return CheckpointStore(location, experiment.checkpoint.keep)
 
 
 def report_or_say(directory: RunDirectory, progress: Progress) -> Path | None:
@@ -369,12 +283,6 @@ def report_or_say(directory: RunDirectory, progress: Progress) -> Path | None:
         (directory.path / "logs" / "report-error.txt").write_text(traceback.format_exc())
         progress.message(f"the report could not be written ({error}); see logs/report-error.txt", important=True)
         return None
-
-
-def _final_weights(store: CheckpointStore) -> tuple[Path, ...]:
-    steps = store.steps()
-    path = Path(store.location) / f"step-{steps[-1]:06d}" / "model.arrow" if steps else None
-    return (path,) if path is not None and path.exists() else ()
 
 
 def _wall_s(directory: RunDirectory) -> float:

@@ -4,12 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from orchestrator.client_store import ClientStore
 from strategies.base import State, Tree
 from strategies.federated.clock import Clock
 from trainers.cohort import ClientReport
+
+if TYPE_CHECKING:
+    from orchestrator.checkpoints import CheckpointStore
+
+
+class ShardSet(NamedTuple):
+    """A state that ranks wrote by themselves: files of pieces (`trainers.shards`) in one folder.
+
+    Args:
+        folder: a path that all ranks see, or a URI. files: name, num_bytes and sha256 of each, as `ShardFile`.
+    """
+
+    folder: str
+    files: tuple[Mapping[str, Any], ...]
 
 
 @dataclass(frozen=True)
@@ -21,6 +35,7 @@ class RunState:
         server: what a rule or an optimizer remembers, slot -> tree.
         clock: virtual time, and the participations under way.
         versions: what those that began at earlier steps received.
+        shards: model and optimizer, where ranks wrote them; then `model` is None and `server` empty.
     """
 
     step: int
@@ -28,6 +43,7 @@ class RunState:
     server: State
     clock: Clock = field(default_factory=Clock)
     versions: Mapping[int, Tree] = field(default_factory=dict)
+    shards: ShardSet | None = None
 
     @property
     def now_s(self) -> float:
@@ -37,7 +53,7 @@ class RunState:
     @property
     def whole(self) -> bool:
         """Whether a checkpoint can be made of it."""
-        return self.model is not None
+        return self.model is not None or self.shards is not None
 
 
 class StepReport(NamedTuple):
@@ -68,9 +84,11 @@ class Engine(Protocol):
     Args:
         clients: what the run remembers of its clients, as of the state that `steps` begins with; set before `start`.
             An engine without clients leaves it alone.
+        store: where checkpoints go; set before `start`, for ranks that write them by themselves.
     """
 
     clients: ClientStore | None
+    store: CheckpointStore | None
 
     def summary(self) -> dict[str, Any]:
         """Return what of the run is divided among whom, for `partition.json`."""

@@ -33,6 +33,7 @@ class PipelineCourse:
 
     program = "trainers.pipeline.program:run"
     place = "the pipeline"
+    writes = False
 
     def __init__(self, prepared: Prepared, stages: Stages) -> None:
         from orchestrator.stages import settings_of
@@ -99,6 +100,7 @@ class GraphCourse:
 
     program = "trainers.graph.program:run"
     place = "the graph pipeline"
+    writes = False
 
     def __init__(self, prepared: Prepared, stages: GraphStages) -> None:
         from orchestrator.graph_stages import settings_of

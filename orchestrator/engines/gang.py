@@ -3,6 +3,7 @@
     launch     every rank gets the settings, the data and the last whole state, and goes
     listen     reports come out of order; a step is yielded when all that belongs to it has come
     lost       a rank's process or node is gone: the gang starts again from the last whole state
+    shards     where ranks write their parts of a state by themselves, they tell what they wrote (`Course.writes`)
     stop       an interruption or a search ends the gang after the step under way, with a whole state
 
 The same states come out of it whatever happens in between, since a step depends on the state before and its number
@@ -22,12 +23,14 @@ import torch
 from cluster.errors import PlacementFailed, RemoteFailure
 from cluster.executor import Notify
 from cluster.gang import Gang
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.client_store import ClientStore
 from orchestrator.config.schema import Experiment, GangSection
-from orchestrator.engines.base import RunState, StepReport
+from orchestrator.engines.base import RunState, ShardSet, StepReport
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
+from orchestrator.sharded import assembled
 from trainers import modules, wire
 from trainers.local import NotFinite
 from trainers.loop import Spans
@@ -85,6 +88,7 @@ class Course(Protocol):
         num_measuring, num_drawn, num_savers: ranks that report what evaluations found, a time line, and a part of the
             state.
         names: the model's parameters and buffers, in order.
+        writes: whether ranks write what they hold of a state to storage, and read it there.
     """
 
     program: str
@@ -93,6 +97,7 @@ class Course(Protocol):
     num_drawn: int
     num_savers: int
     names: Sequence[str]
+    writes: bool
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:
         """Share what ranks need, once, and return the program's arguments besides `start`, `begin` and how often."""
@@ -129,6 +134,7 @@ class GangEngine:
     """
 
     clients: ClientStore | None = None  # a gang has none
+    store: CheckpointStore | None = None
 
     def __init__(
         self, prepared: Prepared, course: Course, gang: Gang | None, interrupts: Interrupts, notify: Notify
@@ -142,6 +148,7 @@ class GangEngine:
         self._arguments: Mapping[str, Any] = {}
         self._ends = False
         self._reached: int | None = None  # in this process: the last step, None in the middle of one
+        self._word: str | None = None
 
     def summary(self) -> dict[str, Any]:
         """Return who does what, and what it is expected to take."""
@@ -149,12 +156,19 @@ class GangEngine:
 
     def initial_state(self) -> RunState:
         """Return the freshly built model, before the first step."""
-        counters = {n: t.clone() for n, t in modules.everything(self._prepared.model) if not t.is_floating_point()}
-        return RunState(0, modules.snapshot(self._prepared.model), {"counters": counters} if counters else {})
+        model = self._prepared.model
+        if any(tensor.is_meta for _, tensor in modules.everything(model)):  # ranks build it, each its part
+            begun = self._prepared.begun
+            return RunState(0, None if begun is None else dict(begun.tree), {})
+        counters = {n: t.clone() for n, t in modules.everything(model) if not t.is_floating_point()}
+        return RunState(0, modules.snapshot(model), {"counters": counters} if counters else {})
 
     def start(self) -> None:
-        """Share the data once."""
+        """Share the data once, and mark the folder that ranks are to write to."""
         if self._gang is not None:
+            if self._course.writes:
+                assert self.store is not None
+                self._word = self.store.mark()
             self._arguments = self._course.arguments(self._gang)
 
     def finish_early(self) -> None:
@@ -206,14 +220,16 @@ class GangEngine:
 
     def _attempt(self, gang: Gang, state: RunState) -> Iterator[StepReport]:
         """Run the gang from a state to its end and yield the steps in order."""
-        trees = {"model": state.model or {}, **state.server}
         arguments = {
             **self._arguments,
-            "start": {tree: gang.share(wire.encode(tensors).to_pybytes()) for tree, tensors in trees.items()},
+            "start": self._start(gang, state),
             "begin": state.step,
             "evaluate_every": self._experiment.evaluate_every,
             "checkpoint_every": self._experiment.checkpoint_every,
         }
+        if self._course.writes:
+            assert self.store is not None
+            arguments |= {"folder": self.store.place(), "word": self._word}
         pending: dict[int, _Step] = {}
         due = state.step + 1 if state.step else 0
         reports = gang.run(self._course.program, arguments, beat_s=BEAT_S)
@@ -245,6 +261,14 @@ class GangEngine:
         if interrupted:
             raise KeyboardInterrupt
 
+    def _start(self, gang: Gang, state: RunState) -> dict[str, Any]:
+        """Return what ranks begin with: files that they wrote, trees as Arrow bytes, or nothing but the seed."""
+        if state.shards is not None and self._course.writes:
+            return {"folder": state.shards.folder, "files": [dict(file) for file in state.shards.files]}
+        state = assembled(state)
+        trees = {**({"model": state.model} if state.model is not None else {}), **state.server}
+        return {tree: gang.share(wire.encode(tensors).to_pybytes()) for tree, tensors in trees.items()}
+
     def _take(self, pending: dict[int, _Step], payload: Mapping[str, Any]) -> None:
         if payload["kind"] == "asks":  # for the word that is the answer
             return
@@ -259,7 +283,7 @@ class GangEngine:
         elif payload["kind"] == "spans":
             step.spans[payload["part"]] = payload["spans"]
         else:
-            step.parts[payload["part"]] = payload["trees"]
+            step.parts[payload["part"]] = payload["file"] if "file" in payload else payload["trees"]
 
     def _complete(self, number: int, step: _Step) -> bool:
         measured = step.num_measured == self._course.num_measuring
@@ -272,7 +296,11 @@ class GangEngine:
         return not saves or len(step.parts) == self._course.num_savers
 
     def _report(self, number: int, step: _Step) -> StepReport:
-        if step.parts:
+        if step.parts and self._course.writes:
+            assert self.store is not None
+            files = tuple(step.parts[part] for part in sorted(step.parts))
+            state = RunState(number, None, {}, shards=ShardSet(self.store.place(number), files))
+        elif step.parts:
             parts = [{tree: wire.decode(data) for tree, data in part.items()} for part in step.parts.values()]
             state = _state(number, merge(parts, self._course.names))
         else:
@@ -289,7 +317,9 @@ class GangEngine:
         try:
             with intra_op_threads(cluster.threads_per_worker):
                 ranks = self._course.inline(device)
-                ranks.restore({"model": state.model or {}, **state.server})
+                if state.whole:
+                    state = assembled(state)
+                    ranks.restore({"model": state.model or {}, **state.server})
             if state.step == 0:
                 yield StepReport(state, self._evaluate_here(ranks, 0))
             for number in range(state.step + 1, self._strategy.num_steps + 1):

@@ -23,6 +23,7 @@ class LocalCourse:
 
     program = "trainers.decoupled.program:run"
     place = "local learning"
+    writes = False
 
     def __init__(self, prepared: Prepared, stages: LocalStages) -> None:
         strategy = prepared.experiment.strategy

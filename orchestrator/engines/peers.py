@@ -23,6 +23,7 @@ from torch import Tensor
 
 from cluster.errors import RemoteFailure
 from cluster.executor import Call, Executor, WorkerSpec
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.client_store import ClientStore
 from orchestrator.engines.base import RunState, StepReport
 from orchestrator.engines.cohorts import worker_error
@@ -63,6 +64,7 @@ class PeersEngine:
     executor: Executor
     sys_path: tuple[str, ...] = ()
     clients: ClientStore | None = None
+    store: CheckpointStore | None = None
     _society: Society = field(init=False)
     _ends: bool = field(init=False, default=False)
 

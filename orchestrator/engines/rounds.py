@@ -25,6 +25,7 @@ import numpy as np
 import pyarrow as pa
 
 from cluster.executor import Executor, WorkerSpec
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.client_rule import rule_summary
 from orchestrator.client_store import ClientStore
 from orchestrator.config.codecs import Codec
@@ -72,6 +73,7 @@ class RoundsEngine:
     executor: Executor
     sys_path: tuple[str, ...] = ()
     clients: ClientStore | None = None
+    store: CheckpointStore | None = None
     _rule: ServerRule = field(init=False)
     _virtual: Virtual = field(init=False)
     _broadcasts: Broadcasts = field(init=False)
