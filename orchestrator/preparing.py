@@ -30,6 +30,7 @@ from orchestrator.config.schema import (
     PowerLaw,
     Sbm,
     Synthetic,
+    Zero,
 )
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.federated_checks import federated_problems
@@ -62,11 +63,12 @@ class Prepared(NamedTuple):
     begun: Begun | None = None
 
 
-def prepare(source: Experiment | Loaded) -> Prepared:
+def prepare(source: Experiment | Loaded, *, weights: bool = True) -> Prepared:
     """Load the data, divide it, and build the model, which is not pretrained yet.
 
     Args:
         source: the experiment; loaded from a file, problems say in which line.
+        weights: whether the model begins with `model.weights`; a run that goes on from a whole state needs them not.
 
     Raises:
         ConfigError: when optimizer, targets, data, partition or model cannot be had as the experiment says.
@@ -83,7 +85,8 @@ def prepare(source: Experiment | Loaded) -> Prepared:
         raise ConfigError(problems)
     dataset = _dataset(experiment, where)
     if isinstance(dataset, GraphData):
-        return Prepared(experiment, dataset, None, _graph_model(experiment, dataset, where))
+        prepared = Prepared(experiment, dataset, None, _graph_model(experiment, dataset, where))
+        return _begun(prepared, where) if weights else prepared
     problems = [*_batch(experiment, dataset, where)]
     divided = built = None
     try:
@@ -99,12 +102,34 @@ def prepare(source: Experiment | Loaded) -> Prepared:
     if problems or built is None:
         raise ConfigError(problems)
     prepared = Prepared(experiment, dataset, divided, built)
+    if weights:
+        prepared = _begun(prepared, where)
     if divided is not None:
         found = federated_problems if isinstance(experiment.strategy, Federated) else peers_problems
         problems = list(found(prepared, where))
         if problems:
             raise ConfigError(problems)
     return prepared
+
+
+def prepare_shapes(source: Experiment | Loaded) -> nn.Module:
+    """Return the experiment's model for its data, without memory where it can be built so.
+
+    Raises:
+        ConfigError: when data or model cannot be had.
+    """
+    experiment, where = (source.experiment, source.where) if isinstance(source, Loaded) else (source, Origins())
+    dataset = _dataset(experiment, where)
+    shape = (dataset.num_features,) if isinstance(dataset, GraphData) else dataset.input_shape
+    fields = {"input_shape": shape, "num_classes": dataset.num_classes, "seed": integer(experiment.seed, "model")}
+    try:
+        try:
+            with torch.device("meta"):
+                return models.build(experiment.model_section, **fields)
+        except ModelError:
+            return models.build(experiment.model_section, **fields)
+    except ModelError as error:
+        raise ConfigError([Problem(where("model"), "model", error.message, error.hint)]) from error
 
 
 # ---------------------------------------------------------------------------------------- without the data
@@ -170,9 +195,9 @@ def _sections(experiment: Experiment) -> dict[str, Section]:
 
 
 def _loss(experiment: Experiment, where: Origins) -> Iterator[Problem]:
-    """Import a pipeline's own loss."""
+    """Import a gang's own loss."""
     strategy = experiment.strategy
-    if isinstance(strategy, Pipeline) and strategy.loss.target is not None:
+    if isinstance(strategy, Pipeline | Zero) and strategy.loss.target is not None:
         try:
             resolve(strategy.loss.target)
         except TargetError as error:
@@ -248,9 +273,9 @@ def _dataset(experiment: Experiment, where: Origins) -> Dataset | GraphData:
 
 
 def _batch(experiment: Experiment, dataset: Dataset, where: Origins) -> Iterator[Problem]:
-    """Hold the batch of a pipeline, or of local learning, against the data."""
+    """Hold the batch of a gang against the data."""
     strategy, have = experiment.strategy, len(dataset.train_y)
-    if isinstance(strategy, Pipeline | LocalLearning) and strategy.batch_size > have:
+    if isinstance(strategy, Pipeline | LocalLearning | Zero) and strategy.batch_size > have:
         path = "strategy.batch_size"
         message = f"got {strategy.batch_size}, expected at most the {have} examples of {dataset.name}"
         yield Problem(where(path), path, message, f"{path}={have}")
@@ -285,6 +310,10 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
     shape, classes = dataset.input_shape, dataset.num_classes
     seed = integer(experiment.seed, "model")
     try:
+        if isinstance(experiment.strategy, Zero) and experiment.num_workers and experiment.model.pretrain is None:
+            shapes = models.shapes(section, dataset, seed=seed)
+            if shapes is not None:  # each rank will hold its part: nobody needs a whole one
+                return shapes
         if not isinstance(experiment.model, OwnModel):
             with torch.device("meta"):  # sizes without memory
                 shapes = models.build(experiment.model.model_dump(), input_shape=shape, num_classes=classes, seed=seed)
@@ -302,6 +331,15 @@ def _model(experiment: Experiment, dataset: Dataset, where: Origins) -> nn.Modul
         message = f"cannot be built: {str(error).splitlines()[0]}"
         raise ConfigError([Problem(where("model"), "model", message, "make it smaller")]) from error
     return model
+
+
+def _begun(prepared: Prepared, where: Origins) -> Prepared:
+    """Put the weights that the experiment names into the model."""
+    if prepared.experiment.model.weights is None:
+        return prepared
+    from orchestrator.weights import begin_with
+
+    return begin_with(prepared, where)
 
 
 def _graph_model(experiment: Experiment, data: GraphData, where: Origins) -> nn.Module:

@@ -15,17 +15,18 @@ from typing import Any
 
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import Loaded, format_override, load_experiment, to_yaml
-from orchestrator.config.schema import Experiment, LocalLearning
-from orchestrator.engines.base import Engine
+from orchestrator.config.schema import Experiment, GangSection, LocalLearning, Zero
+from orchestrator.engines.base import Engine, RunState
 from orchestrator.engines.opening import open_engine
 from orchestrator.environment import environment
 from orchestrator.errors import ConfigError, Problem, ResumeError
 from orchestrator.files import to_json, write_whole
 from orchestrator.interrupts import Interrupts
-from orchestrator.life import Life, RunInterrupted, RunResult, Trial, checkpoint_store
+from orchestrator.life import Life, RunInterrupted, Trial
 from orchestrator.preparing import Prepared, prepare
 from orchestrator.pretraining import begin
 from orchestrator.progress import Progress
+from orchestrator.results import RunResult, checkpoint_store
 from orchestrator.rundir import RunDirectory
 from orchestrator.storage import storage_root
 from orchestrator.vectorising import settle
@@ -37,6 +38,7 @@ RESUMABLE = (
     "strategy.epochs", "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory",
     "strategy.restarts", "strategy.graph_folder", "strategy.patience",
     "strategy.modules", "strategy.queue",
+    "strategy.ranks", "strategy.stage", "strategy.offload", "strategy.nvme_folder", "strategy.rank_memory",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 
@@ -75,7 +77,7 @@ def run(
     if experiment.grid is not None:
         message = "makes this many runs, and run() makes one"
         raise ConfigError([Problem(loaded.where("grid"), "grid", message, "orchestrator.grid(...), or grid: null")])
-    prepared, how = settle(prepare(loaded))
+    prepared, how = settle(prepare(loaded), loaded.where)
     experiment = prepared.experiment
     with Interrupts() as interrupts, Progress.of(experiment, quiet=quiet) as progress:
         for line in loaded.changed:
@@ -129,12 +131,29 @@ def resume_run(
         if state is not None and state.step >= num_steps and directory.manifest["status"] == "FINISHED":
             return _deliver_only(directory, experiment, progress)
         before = directory.manifest.get("pretrained")
-        prepared = begin(prepare(loaded), storage_root(experiment), progress, before)
+        prepared = begin(_again(loaded, directory, state), storage_root(experiment), progress, before)
         life = Life(experiment, progress, interrupts, trial)
         with open_engine(prepared, interrupts, life.notify, _user_paths(), loaded.where) as engine:
             life.directory = directory
             write_whole(directory.path / "partition.json", to_json(engine.summary()))
             return life.go(engine, state, resumed=True)
+
+
+def _again(loaded: Loaded, directory: RunDirectory, state: RunState | None) -> Prepared:
+    """Return what a run goes on with; an override may have asked ZeRO for another stage.
+
+    Raises:
+        ResumeError: when the weights that it began with are needed again, and have changed.
+    """
+    strategy, before = loaded.experiment.strategy, directory.manifest.get("weights")
+    needed = state is None or not isinstance(strategy, GangSection)
+    prepared = prepare(loaded, weights=needed)
+    if needed and before and prepared.begun is not None and prepared.begun.facts["sha256"] != before["sha256"]:
+        message = f"{before['path']} holds other weights than the run began with"
+        raise ResumeError(message, "put the file back as it was, or start a new run")
+    if isinstance(strategy, Zero):
+        return settle(prepared, loaded.where)[0]
+    return prepared
 
 
 def _refuse_other_modules(loaded: Loaded, directory: RunDirectory) -> None:
@@ -166,8 +185,9 @@ def _create_directory(prepared: Prepared, engine: Engine, trial: Trial | None) -
         "command": " ".join(sys.argv),
         **facts,
     }
+    begun = "pretrained" if experiment.model.weights is None else "weights"
     if prepared.begun is not None:
-        manifest["pretrained"] = dict(prepared.begun.facts)
+        manifest[begun] = dict(prepared.begun.facts)
     if trial is None:
         directory = RunDirectory.create(storage_root(experiment), experiment.name, text, manifest)
     else:
@@ -178,7 +198,7 @@ def _create_directory(prepared: Prepared, engine: Engine, trial: Trial | None) -
     write_whole(directory.path / "partition.json", summary)
     directory.event("run_started", command=manifest["command"], pid=os.getpid())
     if prepared.begun is not None:
-        directory.event("pretrained", **prepared.begun.facts)
+        directory.event(begun, **prepared.begun.facts)
     return directory
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.config import Origins
-from orchestrator.config.schema import GraphPipeline, LocalLearning, Pipeline
+from orchestrator.config.schema import GraphPipeline, LocalLearning, Pipeline, Zero
 from orchestrator.preparing import Prepared
 from trainers.data.graphs.base import GraphData
 
@@ -37,6 +37,13 @@ def summary(prepared: Prepared, where: Origins | None = None) -> str:
 
         local_stages.divide(prepared, where)
         how = f"{strategy.rule.name} of {_many(strategy.modules, 'module')}, {strategy.regime}"
+        of_data = f"{data.name} with {len(data.train_y):,} examples"
+    elif isinstance(strategy, Zero):
+        from orchestrator.zero_sizes import settle_zero
+
+        settled = settle_zero(prepared, where)[0].experiment.strategy
+        how = f"stage {settled.stage} of {_many(strategy.ranks, 'rank')}"
+        how += f", offload to {strategy.offload}" if strategy.offload != "none" else ""
         of_data = f"{data.name} with {len(data.train_y):,} examples"
     else:
         assert prepared.partition is not None

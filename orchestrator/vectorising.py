@@ -2,6 +2,7 @@
 
 `auto` is decided by a rule that gives the same answer on every machine. `measured` times both on this one, so the
 answer may differ elsewhere; what it was stands in `config.resolved.yaml`, and who runs that file gets the same bits.
+ZeRO's stage `auto` is the smallest that fits a rank's memory, and its DeepSpeed file is read once and written out.
 So does a graph pipeline's number of chunks, which goes by its stages where the file says none, lest a resume with other
 stages change it.
 """
@@ -10,9 +11,11 @@ from __future__ import annotations
 
 import torch
 
-from orchestrator.config.schema import Federated, GraphPipeline
+from orchestrator.config import Origins
+from orchestrator.config.schema import Federated, GraphPipeline, Zero
 from orchestrator.engines.virtual import virtual
 from orchestrator.preparing import Prepared
+from orchestrator.zero_sizes import settle_zero
 from strategies.federated.folding import NUM_BLOCKS
 from strategies.federated.pacing import Synchronous
 from strategies.federated.sampling import uniform
@@ -56,13 +59,19 @@ def how_trained(prepared: Prepared) -> Choice:
     return choose(prepared.model, settings, prepared.dataset, sizes, _block(prepared))
 
 
-def settle(prepared: Prepared) -> tuple[Prepared, str]:
-    """Return the experiment with the decision written into it, and a line that says so; empty for what is none."""
+def settle(prepared: Prepared, where: Origins | None = None) -> tuple[Prepared, str]:
+    """Return the experiment with the decision written into it, and a line that says so; empty for what is none.
+
+    Raises:
+        ConfigError: when ZeRO's stage is auto, and none fits.
+    """
     experiment = prepared.experiment
     strategy = experiment.strategy
     if isinstance(strategy, GraphPipeline):
         kept = strategy.model_copy(update={"chunks": strategy.slots})
         return prepared._replace(experiment=experiment.model_copy(update={"strategy": kept})), ""
+    if isinstance(strategy, Zero):
+        return settle_zero(prepared, where)
     if not isinstance(strategy, Federated) or strategy.client.vectorise in ("loop", "batched"):
         return prepared, ""
     choice = how_trained(prepared)

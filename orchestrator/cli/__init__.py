@@ -1,4 +1,4 @@
-"""The command `orchestrator`: eight commands, each a thin layer over a function of this package.
+"""The command `orchestrator`: nine commands, each a thin layer over a function of this package.
 
 Whatever is slow to import is imported inside the command that needs it, so that `--help` answers at once. There is
 no option for fields of the experiment file: every field is set as `dotted.field=value`.
@@ -14,7 +14,7 @@ from typing import NoReturn
 import click
 
 from orchestrator.cli import failing
-from orchestrator.cli.commands import list_, plan, report, resume, run, tune, validate
+from orchestrator.cli.commands import export, list_, plan, report, resume, run, tune, validate
 from orchestrator.cli.submitting import submit
 
 
@@ -62,7 +62,7 @@ def cli() -> None:
     """
 
 
-for _command in (run, tune, submit, resume, plan, validate, report, list_):
+for _command in (run, tune, submit, resume, plan, validate, report, export, list_):
     cli.add_command(_command)
 
 

@@ -163,6 +163,25 @@ def report(run_dir: str) -> None:
     click.echo(str(write_report(RunDirectory.open(run_dir).path)))
 
 
+@_command("export", "Write a run's model as a plain state_dict.")
+@click.argument("run_dir", metavar="RUN_DIR")
+@click.argument("file", metavar="FILE")
+@click.option("--step", type=int, metavar="N", help="Of the checkpoint of this step; default the newest.")
+def export(run_dir: str, file: str, step: int | None) -> None:
+    """Write the model of a run's newest checkpoint as a plain state_dict, and print the file's path.
+
+    FILE ends in .pt or .pth, for torch.load, or in .safetensors. A new run begins with it by model.weights=FILE.
+
+    \b
+    orchestrator export runs/shakespeare-20260101-120000-a1b2 weights.pt
+    """
+    from orchestrator.weights import export as export_weights
+
+    found = export_weights(run_dir, file, step)
+    click.echo(f"step {found}", err=True)
+    click.echo(str(Path(file)))
+
+
 @_command("list", "List the runs in a folder.")
 @click.argument("root", metavar="[FOLDER]", default="runs")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON array, for scripts.")

@@ -63,8 +63,9 @@ def check_itself(experiment: Experiment) -> list[Finding]:
     """Return what cannot be run about an experiment, whatever is searched or tried of it."""
     from orchestrator.config.graph_checks import GRAPH_CHECKS
     from orchestrator.config.local_checks import LOCAL_CHECKS
+    from orchestrator.config.zero_checks import ZERO_CHECKS
 
-    return [finding for one in (*_CHECKS, *GRAPH_CHECKS, *LOCAL_CHECKS) for finding in one(experiment)]
+    return [finding for one in (*_CHECKS, *GRAPH_CHECKS, *LOCAL_CHECKS, *ZERO_CHECKS) for finding in one(experiment)]
 
 
 # ---------------------------------------------------------------------------------------------- clients and data
@@ -209,6 +210,9 @@ def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
 
 def _pretrain(experiment: Experiment) -> Iterator[Finding]:
     asked, here = experiment.model.pretrain, ("model", "pretrain")
+    if asked is not None and experiment.model.weights is not None:
+        message = f"got {experiment.model.weights!r}, but model.pretrain trains the weights that the run begins with"
+        yield Finding(("model", "weights"), message, "model.weights=null, or model.pretrain=null", (here,))
     if asked is None or isinstance(asked.data, GraphSection):
         return
     for name in ("freeze", "output"):

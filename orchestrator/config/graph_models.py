@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal
 from annotated_types import Le
 from pydantic import Field
 
-from orchestrator.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Section
+from orchestrator.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Section, Text
 
 Depth = Annotated[PositiveInt, Le(1000)]
 
@@ -22,6 +22,9 @@ class GraphModelSection(Section):
 
     dtype: Literal["float32", "float64"] = Field("float32", description="type of weights and features")
     dropout: Rate = Field(0.5, description="probability of dropping a number that goes into a layer in training")
+    weights: Text | None = Field(
+        None, description="what the model begins with: a .pt or .safetensors file, or a run; null: drawn by the seed"
+    )
 
 
 class Gcn(GraphModelSection):

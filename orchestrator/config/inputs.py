@@ -228,6 +228,9 @@ class ModelSection(Section):
 
     dtype: Literal["float32", "float64"] = Field("float32", description="type of weights and inputs")
     pretrain: Pretrain | None = Field(None, description="other data to train on first; null: none")
+    weights: Text | None = Field(
+        None, description="what the model begins with: a .pt or .safetensors file, or a run; null: drawn by the seed"
+    )
 
 
 class Logistic(ModelSection):

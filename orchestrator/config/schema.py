@@ -85,6 +85,7 @@ from orchestrator.config.search import (
     Search,
     Uniform,
 )  # fmt: skip
+from orchestrator.config.zero import Zero
 
 __all__ = [
     "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
@@ -94,7 +95,7 @@ __all__ = [
     "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers",
     "Pipeline", "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search",
     "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
-    "Vgg",
+    "Vgg", "Zero",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy
@@ -149,7 +150,8 @@ Strategy = Annotated[
     | Annotated[Peers, Tag("peers")]
     | Annotated[Pipeline, Tag("pipeline")]
     | Annotated[GraphPipeline, Tag("graph-pipeline")]
-    | Annotated[LocalLearning, Tag("local-learning")],
+    | Annotated[LocalLearning, Tag("local-learning")]
+    | Annotated[Zero, Tag("zero")],
     Discriminator(by_kind),
 ]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.executor import Notify
 from orchestrator.config import Origins
-from orchestrator.config.schema import GangSection, GraphPipeline, Peers, Pipeline
+from orchestrator.config.schema import GangSection, GraphPipeline, Peers, Pipeline, Zero
 from orchestrator.engines.base import Engine
 from orchestrator.executors import open_executor, open_gang
 from orchestrator.interrupts import Interrupts
@@ -62,6 +62,10 @@ def _course(prepared: Prepared, where: Origins | None) -> Course:
         from orchestrator.engines.courses import GraphCourse
 
         return GraphCourse(prepared, graph_stages.divide(prepared, where))
+    if isinstance(strategy, Zero):
+        from orchestrator.engines.zero_course import ZeroCourse
+
+        return ZeroCourse(prepared)
     from orchestrator import local_stages
     from orchestrator.engines.local_course import LocalCourse
 

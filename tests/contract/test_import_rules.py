@@ -61,12 +61,17 @@ def test_strategies_draw_no_global_random_numbers() -> None:
     assert broken == []
 
 
+def unpickles(text: str) -> bool:
+    """Whether a module loads what it was given with more than tensors in it."""
+    return any("weights_only=True" not in call.split(")")[0] for call in text.split("torch.load(")[1:])
+
+
 def test_nothing_in_the_packages_unpickles() -> None:
     broken = [
         str(path.relative_to(ROOT))
         for package in OURS
         for path in sources(package)
-        if imports(path) & {"pickle", "cloudpickle", "dill"} or "torch.load(" in path.read_text()
+        if imports(path) & {"pickle", "cloudpickle", "dill"} or unpickles(path.read_text())
     ]
     assert broken == []
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
@@ -16,7 +16,10 @@ from trainers.models.graphs import gat, gcn, gcnii, resgcn, sage
 from trainers.models.graphs.trial import check_on_graph
 from trainers.models.trial import check
 
-__all__ = ["GRAPH_NAMES", "NAMES", "ModelError", "build", "check", "check_on_graph"]
+if TYPE_CHECKING:
+    from trainers.data.base import Dataset
+
+__all__ = ["GRAPH_NAMES", "NAMES", "ModelError", "build", "check", "check_on_graph", "shapes"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic.build,
@@ -35,10 +38,17 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
 NAMES = tuple(_BUILDERS)
 GRAPH_NAMES = ("gcn", "sage", "gcnii", "resgcn", "gat")
 """Models of the vertices of a graph: they are called with features and a view."""
-_ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain", "local_rule")
+_ELSEWHERE = ("name", "dtype", "target", "kwargs", "pretrain", "local_rule", "weights")
 
 
-def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_classes: int, seed: int) -> nn.Module:
+def build(
+    section: Mapping[str, Any],
+    *,
+    input_shape: tuple[int, ...],
+    num_classes: int,
+    seed: int,
+    whole_outputs: bool = False,
+) -> nn.Module:
     """Return the model that the `model` section of an experiment names, in its dtype, on the CPU.
 
     The same arguments give the same bits, and torch's global generator is left as it was.
@@ -48,6 +58,7 @@ def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_class
             of which only what it freezes counts here (`trainers.pretraining` has the rest); `local_rule`, where
             clients train by one.
         input_shape, num_classes: of the data set.
+        whole_outputs: of a user's own model, leave outputs with `logits` as they are; else the logits are the output.
 
     Raises:
         ModelError: when the model is unknown, or does not fit the data or its own settings.
@@ -59,6 +70,8 @@ def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_class
         if section.get("target"):
             kwargs = section.get("kwargs") or {}
             model = own.build(section["target"], kwargs, input_shape=tuple(input_shape), num_classes=num_classes)
+            if not whole_outputs:
+                model.register_forward_hook(own.logits)
         else:
             name = str(section.get("name"))
             if name not in _BUILDERS:
@@ -76,4 +89,25 @@ def build(section: Mapping[str, Any], *, input_shape: tuple[int, ...], num_class
         from trainers.local_rule import attach
 
         attach(model, section["local_rule"], input_shape=input_shape, num_classes=num_classes, seed=seed)
+    return model
+
+
+def shapes(section: Mapping[str, Any], dataset: Dataset, *, seed: int) -> nn.Module | None:
+    """Return the model on torch's meta device, which has shapes and no memory, checked against the data.
+
+    None: the model is a user's own, and cannot be built or called like that.
+
+    Raises:
+        ModelError: when it does not fit the data or its own settings.
+    """
+    try:
+        with torch.device("meta"):
+            model = build(section, input_shape=dataset.input_shape, num_classes=dataset.num_classes, seed=seed)
+        if any(not tensor.is_meta for tensor in (*model.parameters(), *model.buffers())):
+            model = model.to("meta")
+        check(model, dataset, section)
+    except ModelError:
+        if section.get("target"):
+            return None
+        raise
     return model

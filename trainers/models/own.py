@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from trainers.models.base import ModelError
 from trainers.targets import TargetError, resolve
@@ -47,3 +47,8 @@ def build(target: str, kwargs: Mapping[str, Any], *, input_shape: tuple[int, ...
     if next(model.parameters(), None) is None:
         raise ModelError(f"target {target!r} returned a module without parameters", "there is nothing to train")
     return model
+
+
+def logits(model: nn.Module, args: Any, output: Any) -> Any:
+    """Return the logits of an output that has them beside other things, as those of Hugging Face's models do."""
+    return output if isinstance(output, Tensor) else getattr(output, "logits", output)

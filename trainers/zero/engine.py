@@ -77,6 +77,7 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
             input_shape=dataset.input_shape,
             num_classes=dataset.num_classes,
             seed=settings.model_seed,
+            whole_outputs=True,
         )
 
     if settings.stage == 3:

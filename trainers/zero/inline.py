@@ -44,6 +44,7 @@ class InlineZero:
             input_shape=dataset.input_shape,
             num_classes=dataset.num_classes,
             seed=settings.model_seed,
+            whole_outputs=True,
         ).to(self._device)
         low = settings.precision == "bf16"
         self._moved: dict[str, nn.Parameter] = {}
