@@ -76,3 +76,23 @@ def test_a_sampler_of_fresh_losses_says_so_when_all_clients_are_gone() -> None:
     )
     with pytest.raises(WorkerError, match="7 have stopped for ever"):
         play(settings)
+
+
+def test_a_linear_layers_rows_of_words_may_be_changed_in_place_where_its_weights_gradient_waits() -> None:
+    """Of three dimensions torch's linear returns a view, which autograd lets nobody change if a function of ours made
+    it: `x = linear(x); x += y` ran under every schedule but zero-bubble."""
+    from trainers.pipeline import deferred
+
+    gradients = []
+    for splits in (False, True):
+        torch.manual_seed(0)
+        layer, store = torch.nn.Linear(3, 3), deferred.Store()
+        if splits:
+            deferred.install(layer, store)
+        made = layer(torch.randn(2, 4, 3))
+        made += 1
+        made[:, 0].mul_(2)
+        made.square().sum().backward()
+        store.run(0)
+        gradients.append(layer.weight.grad)
+    assert torch.equal(*gradients)

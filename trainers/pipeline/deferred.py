@@ -85,7 +85,9 @@ class _LinearFunction(torch.autograd.Function):
         context.save_for_backward(None if store.keep else x, weight, bias)
         context.kept = store.keep(x) if store.keep else None
         context.store, context.parameters = store, (weight, bias)
-        return functional.linear(x, weight, bias)
+        made = functional.linear(x, weight, bias)
+        # Of three dimensions and more torch returns a view of a matrix; one made here could not be changed in place.
+        return torch.ops.aten._unsafe_view(made, made.shape) if made._is_view() else made
 
     @staticmethod
     def backward(context: Any, grad: Tensor) -> Any:
