@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, reject, settings
+from hypothesis import example, given, reject, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
@@ -309,6 +309,29 @@ def test_attention_recurrence_positions_and_a_tied_embedding_are_cut() -> None:
     assert torch.equal(through(model, x), model(x))
 
 
+class Unread(Sized):
+    """Nobody reads what b returns, nor a gradient through its input, whose slope is infinite."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        z = (y * 0).sqrt()
+        y += 1
+        self.b(z)
+        return self.c(y + z.detach())
+
+
+def test_what_brings_no_gradient_in_the_model_brings_none_over_a_cut() -> None:
+    model, x = Unread(), torch.ones(2, 4)
+    first, *others = (layer.module for layer in chain(model).layers)
+    carried = first(x)
+    assert len(others) == 2 and [tensor.requires_grad for tensor in carried] == [False, True]
+    value: Any = carried
+    for piece in others:
+        value = piece(*(value if isinstance(value, tuple) else (value,)))
+    value.sum().backward()
+    assert bool(model.a.weight.grad.isfinite().all())
+
+
 @pytest.mark.parametrize(
     "net, words",
     [
@@ -347,6 +370,16 @@ def test_what_cannot_be_traced_faithfully_is_refused(nets: ModuleType, net: str,
     recompute=st.sampled_from(["never", "always"]),
     schedule=st.sampled_from(["gpipe", "zero-bubble", "zero-bubble-v"]),
 )
+@example(
+    program=[(9, 0, 0), (7, 0, 0), (0, 3, 0), (0, 0, 0), (0, 0, 0), (8, 0, 3), (0, 0, 0)],
+    stages=4,
+    recompute="never",
+    schedule="gpipe",
+)
+@example(
+    program=[(0, 2, 2), (8, 2, 1), (4, 1, 0), (7, 2, 0), (10, 1, 2), (1, 1, 2), (9, 3, 3), (3, 0, 1), (4, 0, 1)],
+    stages=3, recompute="never", schedule="zero-bubble",
+)  # fmt: skip
 def test_random_programs_are_computed_as_written(
     program: list[tuple[int, int, int]], stages: int, recompute: str, schedule: str
 ) -> None:

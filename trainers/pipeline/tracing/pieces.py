@@ -6,20 +6,23 @@ are made in the gaps between operations with parameters, as late as possible, so
 their layer, and only where the fewest tensors are alive. A piece with more than half of all such operations, which no
 two stages could share, is cut again, at the fewest of its own; so is a model in which two tensors are always alive.
 
+Where the model's own backward brings a value no gradient, none travels: a gradient of zeros would be another thing to
+an operation whose inputs were changed since, and to one that makes NaN of it.
+
 No cut is made where anything else is alive, nor between a tensor and a change of it in place: a stage may run a piece
 again from what was sent to it. The model's modules and parameters are the pieces' own, unchanged.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from itertools import pairwise
 
 from torch import fx, nn
 
 from trainers.pipeline.tracing.faithful import attribute, check
 from trainers.pipeline.tracing.live import Values, is_size, survey
-from trainers.pipeline.tracing.memory import changed, storage
+from trainers.pipeline.tracing.memory import called, changed, storage
 from trainers.pipeline.tracing.modes import trace
 from trainers.pipeline.tracing.tracer import is_leaf
 
@@ -39,7 +42,7 @@ def traced(model: nn.Module) -> list[tuple[str, nn.Module]]:
             graph.erase_node(node)  # what nobody reads would travel, and gradients come back for it
     values = survey(model, graph)
     *nodes, output = (node for node in graph.nodes if node not in values.anywhere)
-    live, followed = _live([*nodes, output], values)
+    live, followed = _live([*nodes, output], values, _wanted(model, graph))
     cuts = _cuts(model, nodes, live, values)
     pieces = []
     model.__dict__.update(constants)
@@ -47,8 +50,8 @@ def traced(model: nn.Module) -> list[tuple[str, nn.Module]]:
         for begin, end in zip([0, *cuts], [*cuts, len(nodes)], strict=True):
             given = live[begin - 1] if begin else nodes[:1]
             returned = live[end - 1] if end < len(nodes) else output.args[0]
-            only_sizes = [] if end == len(nodes) else [node for node in live[end - 1] if followed[node] < end]
-            pieces.append(_piece(model, nodes[max(begin, 1) : end], given, returned, only_sizes, len(pieces)))
+            plain = [] if end == len(nodes) else [node for node in live[end - 1] if followed[node] < end]
+            pieces.append(_piece(model, nodes[max(begin, 1) : end], given, returned, plain, len(pieces)))
     finally:
         for name in constants:
             del model.__dict__[name]
@@ -58,15 +61,34 @@ def traced(model: nn.Module) -> list[tuple[str, nn.Module]]:
 # ------------------------------------------------------------------------------------------------------------- cuts
 
 
-def _live(nodes: Sequence[fx.Node], values: Values) -> tuple[list[list[fx.Node]], dict[fx.Node, int]]:
-    """Return, for each node, the values that are read behind it, and for each value, where more than its size is last.
+def _wanted(model: nn.Module, graph: fx.Graph) -> set[fx.Node]:
+    """Return what the output depends on; changes in place of memory that it may read are part of it."""
+    changes = [(node, storage(model, target)) for node in graph.nodes if (target := changed(model, node)) is not None]
+    found: set[fx.Node] = set()
+    roots: set[fx.Node] = set()
+    waiting = [node for node in graph.nodes if node.op == "output"]
+    while waiting:
+        node = waiting.pop()
+        if node not in found:
+            found.add(node)
+            roots.add(storage(model, node))
+            waiting += [*node.all_input_nodes, *(change for change, root in changes if root in roots)]
+    return found
 
-    A value is in the first list in the order they were made.
+
+def _live(
+    nodes: Sequence[fx.Node], values: Values, wanted: Collection[fx.Node]
+) -> tuple[list[list[fx.Node]], dict[fx.Node, int]]:
+    """Return, for each node, the values that are read behind it, and for each value, where a gradient comes from last.
+
+    A value is in the first list in the order they were made. None comes from who asks for a size, nor from what the
+    output does not depend on, such as a module whose result nobody reads.
     """
     last, followed = dict.fromkeys(nodes, -1), dict.fromkeys(nodes, -1)
     for index, node in enumerate(nodes):
         last.update(dict.fromkeys(_reads(node, values), index))
-        followed.update(dict.fromkeys(_reads(node, values, sizes=False), index))
+        if node in wanted and not is_size(node) and called(node) != "detach":
+            followed.update(dict.fromkeys(_reads(node, values, sizes=False), index))
     found: list[list[fx.Node]] = []
     for index, node in enumerate(nodes):
         before = found[-1] if found else []
@@ -140,13 +162,13 @@ def _piece(
     nodes: Sequence[fx.Node],
     given: Sequence[fx.Node],
     returned: object,
-    only_sizes: Sequence[fx.Node],
+    plain: Sequence[fx.Node],
     number: int,
 ) -> tuple[str, nn.Module]:
     """Return the module that takes the values `given` and returns those `returned`, a tuple or one.
 
     Args:
-        only_sizes: of those returned, the ones that no gradient will come back for.
+        plain: of those returned, the ones that no gradient will come back for.
     """
     graph = fx.Graph()
     copies = {node: graph.placeholder(node.name) for node in given}
@@ -158,7 +180,7 @@ def _piece(
 
     for node in nodes:
         copies[node] = graph.node_copy(node, copy_of)
-    for node in only_sizes:
+    for node in plain:
         copies[node] = graph.call_method("detach", (copy_of(node),))
     if isinstance(returned, list):
         returned = returned[0] if len(returned) == 1 else tuple(returned)
