@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,11 @@ def test_an_example_is_read_and_runs(
         assert len(draw(experiment.search, experiment.seed)) >= 2
     if getattr(experiment.data, "name", "") in NEEDS_DATA:
         monkeypatch.setenv("ORCHESTRATOR_DATA", str(request.getfixturevalue("data_folder")))
+    if getattr(experiment.data, "name", "") == "parquet":
+        table = tmp_path / "table.parquet"
+        importlib.import_module(f"examples.{file.stem}").write(table)
+        monkeypatch.setenv("ORCHESTRATOR_CACHE", str(tmp_path / "cache"))
+        experiment = load_experiment(file, [format_override("data.path", str(table))]).experiment
     if experiment.grid is not None:
         assert usage.startswith("# orchestrator run ")
         made = orchestrator.grid(file, overrides=small_grid(experiment, tmp_path), quiet=True)
