@@ -40,8 +40,8 @@ def _alone(prepared: Prepared, strategy: Peers, where: Origins) -> Iterator[Prob
         message = "clients differ in the shape of their input, and peers exchange whole models"
         yield Problem(where("data"), "data", message, "use data of one shape")
     section, path = strategy.aggregator, "strategy.aggregator"
-    if strategy.algorithm.name == "bristle" and (section.name != "mean" or section.pre):
-        message = f"got {section.name!r}, but Bristle integrates models itself"
+    if strategy.algorithm.name != "gossip" and (section.name != "mean" or section.pre):
+        message = f"got {section.name!r}, but {strategy.algorithm.name.capitalize()} integrates models itself"
         yield Problem(where(path), path, message, "leave strategy.aggregator out, or algorithm: {name: gossip}")
     try:
         chain = robust([one.model_dump() for one in section.pre], {"name": section.name, **section.arguments()})

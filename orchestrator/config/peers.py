@@ -172,6 +172,16 @@ class Gossip(Section):
     )
 
 
+class Mozi(Section):
+    """MOZI: a peer keeps models that are near its own and do as well on examples of its own, trains, and sends."""
+
+    name: Literal["mozi"]
+    iterations: PositiveInt = Field(100, description="actions of a peer")
+    share: Annotated[PositiveFloat, Le(1)] = Field(0.5, description="of the models heard, those that are near enough")
+    own_weight: UpToOne = Field(0.5, description="what the own model counts for; the mean of those kept has the rest")
+    examples: PositiveInt = Field(100, description="of a peer's own, drawn anew each time, that models are tried on")
+
+
 class Terciles(Section):
     """Near, middle and far models, in the paper's shares."""
 
@@ -249,7 +259,10 @@ def by_name(value: object) -> str | None:
     return name if isinstance(name, str) else None
 
 
-PeerAlgorithm = Annotated[Annotated[Gossip, Tag("gossip")] | Annotated[Bristle, Tag("bristle")], Discriminator(by_name)]
+PeerAlgorithm = Annotated[
+    Annotated[Gossip, Tag("gossip")] | Annotated[Bristle, Tag("bristle")] | Annotated[Mozi, Tag("mozi")],
+    Discriminator(by_name),
+]
 
 
 class Peers(Section):

@@ -71,6 +71,10 @@ CASES: dict[str, Mapping[str, Any]] = {
         compression=[{"name": "bf16"}],
     ),
     "bristle": bristle(),
+    "mozi against what is near and wrong": config(
+        algorithm={"name": "mozi", "iterations": 4, "examples": 5},
+        attack={"name": "inner_product_manipulation", "attackers": 2, "join": True},
+    ),
     "bristle against crafted layers": bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}, **LIVELY),
 }  # fmt: skip
 

@@ -31,6 +31,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}), "data": NINE_EACH},
      r"strategy\.attack\.poison: got 'rotate'.* but peer 0 and 5 more lack one class alone"),
     (bristle(aggregator={"name": "median"}), r"got 'median', but Bristle integrates models itself"),
+    (config(algorithm={"name": "mozi"}, aggregator={"name": "median"}), r"got 'median', but Mozi integrates models"),
     (bristle(algorithm={"name": "bristle", "test_examples": 500}), r"needs 500 test samples of class 0, but"),
 ]  # fmt: skip
 

@@ -10,8 +10,8 @@ the weighted mean stands any robust aggregator; Karimireddy et al.'s centred cli
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,10 @@ from torch import Tensor
 
 from strategies.base import Tree
 from strategies.peers.mixing import mixing_weights
+from strategies.peers.mozi import mozi
 from strategies.peers.topology import Topology
 from strategies.robust import Context, Robust
-from strategies.seeds import integer
+from strategies.seeds import generator, integer
 from trainers.peers.intruders import Intruders
 from trainers.peers.learner import FRESH, OPTIMIZER, Learner
 from trainers.peers.messages import Heard
@@ -37,6 +38,14 @@ class Mixed(NamedTuple):
     num_used: int
     num_rejected: int
     deviation: float = math.nan
+
+
+class Joined(NamedTuple):
+    """A mixed model as one vector, how many of those heard are in it, and how many were no numbers."""
+
+    vector: Tensor
+    num_used: int
+    num_rejected: int
 
 
 class Acted(NamedTuple):
@@ -82,6 +91,11 @@ class Gossip:
         """Return the model of a peer."""
         return {name.removeprefix(MODEL): tensor for name, tensor in state.items() if name.startswith(MODEL)}
 
+    def parted(self, vector: Tensor) -> Tree:
+        """Return a vector as a model."""
+        parts = vector.split([tensor.numel() for tensor in self._learner.first.values()])
+        return {n: part.view(t.shape) for (n, t), part in zip(self._learner.first.items(), parts, strict=True)}
+
     def act(self, peer: int, iteration: int, num_steps: int, state: Tree, heard: Heard) -> Acted:
         """Mix, train, and send the model."""
         memory = {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER) or name == FRESH}
@@ -107,18 +121,9 @@ class Gossip:
         num_byzantine = self._num_byzantine
         if num_byzantine is None:
             num_byzantine = self._intruders.num_among(heard.senders)
-        context = Context(num_byzantine, own=vector, center=vector, seed=integer(self._seed, "mixing", iteration, peer))
 
-        def put_together(others: Tensor) -> tuple[Tensor, int]:
-            if self._robust is None:
-                finite = others.isfinite().all(1)
-                shares = torch.from_numpy(self._shares(peer, heard.senders)).to(others)
-                shares[1:] *= finite
-                shares[0] = 1.0 - shares[1:].sum()  # what cannot be used falls to the own model
-                rows = torch.cat([vector[None], others[finite]])
-                return shares[torch.cat([finite.new_ones(1), finite])] @ rows, int((~finite).sum())
-            combined = self._robust.combine(torch.cat([vector[None], others]), context)
-            return combined.vector, combined.num_rejected
+        def put_together(others: Tensor) -> Joined:
+            return self._join(peer, iteration, vector, heard.senders, others, num_byzantine)
 
         if self._robust is not None:
             try:
@@ -126,14 +131,55 @@ class Gossip:
             except ValueError:  # too few have been heard for the aggregator: nobody else can be believed
                 return Mixed(own, 0, 0)
         others = self._intruders.crafted(
-            peer, iteration, vector, heard.senders, heard.rows(own), lambda rows: put_together(rows)[0]
+            peer, iteration, vector, heard.senders, heard.rows(own), lambda rows: put_together(rows).vector
         )
-        mixed, num_rejected = put_together(others)
-        parts = mixed.split([tensor.numel() for tensor in own.values()])
-        model = {name: part.view(own[name].shape) for name, part in zip(own, parts, strict=True)}
+        joined = put_together(others)
         honest = [place for place, sender in enumerate(heard.senders) if sender not in self._intruders.peers]
         deviation = math.nan
         if len(honest) < len(others):
             mean = torch.cat([vector[None], others[honest]]).mean(0)
-            deviation = float((mixed - mean).norm() / mean.norm().clamp(min=1e-30))
-        return Mixed(model, len(others) - num_rejected, num_rejected, deviation)
+            deviation = float((joined.vector - mean).norm() / mean.norm().clamp(min=1e-30))
+        return Mixed(self.parted(joined.vector), joined.num_used, joined.num_rejected, deviation)
+
+    def _join(
+        self, peer: int, iteration: int, own: Tensor, senders: Sequence[int], others: Tensor, num_byzantine: int
+    ) -> Joined:
+        """Put the models heard, [n, d], together with the own one."""
+        if self._robust is None:
+            finite = others.isfinite().all(1)
+            shares = torch.from_numpy(self._shares(peer, senders)).to(others)
+            shares[1:] *= finite
+            shares[0] = 1.0 - shares[1:].sum()  # what cannot be used falls to the own model
+            rows = torch.cat([own[None], others[finite]])
+            mixed = shares[torch.cat([finite.new_ones(1), finite])] @ rows
+            return Joined(mixed, int(finite.sum()), int((~finite).sum()))
+        context = Context(num_byzantine, own=own, center=own, seed=integer(self._seed, "mixing", iteration, peer))
+        combined = self._robust.combine(torch.cat([own[None], others]), context)
+        return Joined(combined.vector, len(others) - combined.num_rejected, combined.num_rejected)
+
+
+class Mozi(Gossip):
+    """Peers that keep what is near and does well on some of their own examples: `strategies.peers.mozi`.
+
+    Args:
+        section: the experiment's `algorithm` section.
+    """
+
+    def __init__(
+        self, learner: Learner, topology: Topology, section: Mapping[str, Any], intruders: Intruders, seed: int
+    ) -> None:
+        super().__init__(learner, topology, "metropolis", None, None, intruders, seed)
+        self._section = section
+
+    def _join(
+        self, peer: int, iteration: int, own: Tensor, senders: Sequence[int], others: Tensor, num_byzantine: int
+    ) -> Joined:
+        rows = self._learner.partition.rows(peer)
+        rng = generator(self._seed, "examination", iteration, peer)
+        drawn = np.sort(rng.permutation(rows)[: self._section["examples"]])
+
+        def loss(vector: Tensor) -> float:
+            return self._learner.loss(self.parted(vector), drawn)
+
+        found = mozi(own, others, loss, self._section["share"], self._section["own_weight"])
+        return Joined(found.model, len(found.kept), found.num_rejected)

@@ -101,6 +101,14 @@ class Learner:
             loss_sum += float(loss_of(logits, y, reduction="sum").double())
         return correct, loss_sum
 
+    @torch.no_grad()
+    def loss(self, model: Tree, rows: np.ndarray) -> float:
+        """Return the mean loss of a model on some training examples."""
+        modules.load(self.model, model)
+        self.model.eval()
+        x, y = self.tensors(self.dataset.train_x, self.dataset.train_y, rows)
+        return float(loss_of(self.model(x), y))
+
     def tensors(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return some examples as the model takes them."""
         return to_tensor(x[rows], self.dataset, self._dtype), to_labels(y[rows])

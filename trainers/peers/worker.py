@@ -26,7 +26,7 @@ from trainers.data.base import Dataset
 from trainers.frozen import Head
 from trainers.local import LocalSettings
 from trainers.peers.bristle import Bristle
-from trainers.peers.gossip import Acted, Gossip
+from trainers.peers.gossip import Acted, Gossip, Mozi
 from trainers.peers.intruders import Intruders
 from trainers.peers.learner import Learner
 from trainers.peers.messages import ActionReport, BlockReport, Heard, PeerEvalReport, PeerWork
@@ -90,6 +90,8 @@ class PeerWorker:
         if algorithm["name"] == "bristle":
             assert tests is not None
             self._program = Bristle(self._learner, algorithm, tests, topology.num_peers, intruders, seed)
+        elif algorithm["name"] == "mozi":
+            self._program = Mozi(self._learner, topology, algorithm, intruders, seed)
         else:
             chain = robust(*aggregator) if aggregator is not None else None
             self._program = Gossip(self._learner, topology, mixing, chain, num_byzantine, intruders, seed)
