@@ -35,6 +35,7 @@ from torch import Tensor
 
 from benchmarks.limited_network import two_hosts
 from benchmarks.pipeline_sides import spread
+from benchmarks.silent import Silent
 from benchmarks.workloads import Plain, in_processes
 from strategies.graph import Layout, pipeline_bytes, replicas
 from strategies.graph.propagation import propagation
@@ -46,7 +47,7 @@ from trainers.graph import program
 from trainers.graph.rank import GraphRank, divided
 from trainers.graph.settings import Settings
 from trainers.pipeline.collective import LocalCollective
-from trainers.pipeline.transport import Key, Spec
+from trainers.pipeline.transport import Spec
 
 MODES = {
     "pipeline": (2, 1),
@@ -88,31 +89,8 @@ def settings(mode: str, layers: int, arguments: argparse.Namespace) -> Settings:
     )
 
 
-class Silent:
-    """A transport that delivers made-up tensors at once and sends nothing."""
-
-    sent_bytes = 0
-
-    def __init__(self) -> None:
-        self._specs: dict[Key, Sequence[Spec]] = {}
-
-    def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
-        self._specs[key] = specs
-
-    def ready(self, key: Key) -> bool:
-        return True
-
-    def receive(self, key: Key) -> dict[str, Tensor]:
-        return {spec.name: torch.zeros(spec.shape, dtype=spec.dtype) for spec in self._specs.pop(key)}
-
-    def give_back(self, tensors: Sequence[Tensor]) -> None:
-        pass
-
-    def send(self, key: Key, tensors: dict[str, Tensor], target: int) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
+def _zeros(spec: Spec) -> Tensor:
+    return torch.zeros(spec.shape, dtype=spec.dtype)
 
 
 class Ours:
@@ -128,9 +106,9 @@ class Ours:
             made = program.build(Plain(rank, 2), chosen, data, cut) if mode == "ceiling" else None
             if made is None:
                 collective = LocalCollective({"all": 1, "stage 0": 1}, {}, 0)
-                made = GraphRank(chosen, data, cut, 0, 0, Silent(), None, collective, torch.device("cpu"))
+                made = GraphRank(chosen, data, cut, 0, 0, Silent(_zeros), None, collective, torch.device("cpu"))
             else:  # shapes are agreed by now
-                made._between, made._collective = Silent(), LocalCollective({"all": 1}, {}, 0)
+                made._between, made._collective = Silent(_zeros), LocalCollective({"all": 1}, {}, 0)
             self.rank = made
         else:
             self.rank = program.build(Plain(rank, chosen.stages * chosen.ways), chosen, data, cut)

@@ -16,7 +16,8 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from benchmarks.pipeline_sides import spread
+from benchmarks.silent import Silent
 from benchmarks.workloads import Plain, in_processes
 from strategies.local import units
 from trainers.data.base import CLASSIFICATION, Dataset
@@ -35,7 +37,7 @@ from trainers.decoupled.settings import build
 from trainers.pipeline import program as pipeline_program
 from trainers.pipeline.layers import chain
 from trainers.pipeline.settings import Settings as PipelineSettings
-from trainers.pipeline.transport import Key, Spec
+from trainers.pipeline.transport import Spec
 
 SCHEDULES = ("gpipe", "1f1b", "zero-bubble")
 MICROBATCHES = 4
@@ -107,37 +109,10 @@ def pipeline_settings(arguments: argparse.Namespace, schedule: str, layers: tupl
     )
 
 
-class Silent:
-    """A transport that delivers made-up tensors at once and sends nothing."""
-
-    sent_bytes = 0
-
-    def __init__(self) -> None:
-        self._specs: dict[Key, Sequence[Spec]] = {}
-        self._made: dict[Spec, Tensor] = {}
-
-    def expect(self, key: Key, specs: Sequence[Spec], source: int) -> None:
-        self._specs[key] = specs
-
-    def ready(self, key: Key) -> bool:
-        return True
-
-    def receive(self, key: Key) -> dict[str, Tensor]:
-        specs = self._specs.pop(key)
-        for spec in specs:
-            if spec not in self._made:
-                random = torch.randn(spec.shape).to(spec.dtype)
-                self._made[spec] = torch.tensor([1, 0, 0]) if spec.name == "mark" else random.relu()
-        return {spec.name: self._made[spec].clone() for spec in specs}
-
-    def give_back(self, tensors: Sequence[Tensor]) -> None:
-        pass
-
-    def send(self, key: Key, tensors: Mapping[str, Tensor], target: int) -> None:
-        pass
-
-    def flush(self) -> None:
-        pass
+@cache
+def _drawn(spec: Spec) -> Tensor:
+    random = torch.randn(spec.shape).to(spec.dtype)
+    return torch.tensor([1, 0, 0]) if spec.name == "mark" else random.relu()
 
 
 def measure(
@@ -148,7 +123,7 @@ def measure(
     began_s = time.time()
     lossless = local_program.make(context, local_settings(arguments), data, began_s)
     alone = local_program.make(context, local_settings(arguments), data, began_s)
-    alone.link._transport = Silent()
+    alone.link._transport = Silent(lambda spec: _drawn(spec).clone())
     ranks = {
         name: pipeline_program.build(context, pipeline_settings(arguments, name, layers), data) for name in SCHEDULES
     }

@@ -29,6 +29,7 @@ from orchestrator.engines.base import RunState, StepReport
 from orchestrator.engines.cohorts import worker_error
 from orchestrator.engines.mailbox import Links, Mailbox
 from orchestrator.engines.society import Society, society
+from orchestrator.engines.stepping import stepping
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
@@ -42,7 +43,6 @@ from strategies.peers.gossip import opening, plan_step
 from strategies.seeds import generator
 from trainers import wire
 from trainers.peers import ActionReport, BlockReport, PeerEvalReport, PeerWork
-from trainers.threads import intra_op_threads
 
 NUM_BLOCKS = 16
 """Blocks of a wave: small enough to keep several workers evenly busy, large enough to be worth a call."""
@@ -99,17 +99,7 @@ class PeersEngine:
         """
         experiment = self.prepared.experiment
         last, every = experiment.strategy.num_steps, experiment.evaluate_every
-        if state.step == 0 and last:
-            yield StepReport(state, self._evaluate(state))
-        while state.step < last:
-            with intra_op_threads(1):
-                report = self._step(state)
-            state = report.state
-            if state.step % every == 0 or state.step == last:
-                report = report._replace(values={**report.values, **self._evaluate(state)})
-            yield report
-            if self._ends:
-                return
+        yield from stepping(state, last, every, self._step, self._evaluate, lambda: self._ends)
 
     def finish_early(self) -> None:
         """End after the step that was yielded last; every state is whole."""

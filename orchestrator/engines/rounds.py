@@ -34,6 +34,7 @@ from orchestrator.engines.base import RunState, StepReport
 from orchestrator.engines.cohorts import Broadcasts, Cohorts, Outcome
 from orchestrator.engines.defence import SLOTS, Defended, guard
 from orchestrator.engines.evaluating import client_losses, evaluate, evaluate_clients
+from orchestrator.engines.stepping import stepping
 from orchestrator.engines.virtual import Virtual, virtual
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
@@ -52,7 +53,6 @@ from trainers.batched import Choice
 from trainers.cohort import ClientReport, Work
 from trainers.cohort.bodies import body
 from trainers.cohort.releases import downlink_codec, release
-from trainers.threads import intra_op_threads
 
 SAMPLER = "sampler"
 """The slot of a run's server state that holds what the sampler has learned; no rule uses the name."""
@@ -150,20 +150,8 @@ class RoundsEngine:
                 clients have stopped for ever that nothing can arrive any more.
         """
         rounds, every = self.experiment.strategy.algorithm.rounds, self.experiment.evaluate_every
-        if state.step == 0 and rounds:
-            yield StepReport(state, self._evaluate(state))
         self._in_flight = Counter(ticket.version for ticket in state.clock.tickets)
-        while state.step < rounds:
-            # The driver's share is small sums. With more threads than one, torch's idle ones spin after each of them
-            # and took 70 ms of CPU a round from workers on the same cores (on two cores).
-            with intra_op_threads(1):
-                report = self._step(state)
-            state = report.state
-            if state.step % every == 0 or state.step == rounds:
-                report = report._replace(values={**report.values, **self._evaluate(state)})
-            yield report
-            if self._ends:
-                return
+        yield from stepping(state, rounds, every, self._step, self._evaluate, lambda: self._ends)
 
     def finish_early(self) -> None:
         """End after the step that was yielded last; every state is whole."""
