@@ -36,14 +36,15 @@ class _Drop(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, dropped: int) -> Tensor:
         words = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(1 << 63), None)
         lanes = words.view(torch.int16)[: x.numel()].view(x.shape)
-        ctx.mask = lanes >= dropped - _LEVELS // 2 if dropped < _LEVELS else torch.zeros(x.shape, dtype=torch.bool)
+        mask = lanes >= dropped - _LEVELS // 2 if dropped < _LEVELS else torch.zeros(x.shape, dtype=torch.bool)
+        ctx.save_for_backward(mask)  # through the hooks of whoever keeps masks as bits
         ctx.scale = _LEVELS / (_LEVELS - dropped) if dropped < _LEVELS else 0.0
-        return _masked(x, ctx.mask, ctx.scale)
+        return _masked(x, mask, ctx.scale)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        return _masked(gradient, ctx.mask, ctx.scale), None
+        return _masked(gradient, *ctx.saved_tensors, ctx.scale), None
 
 
 def _masked(x: Tensor, mask: Tensor, scale: float) -> Tensor:

@@ -12,6 +12,7 @@ an image's channels are chunks of consecutive ones too, not the tensor as a whol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -47,11 +48,16 @@ class Groups(NamedTuple):
         if self.number == 1:
             return values.view([1] * len(self.view))
         if self.number != size:
-            if size % self.number:
-                values = values.repeat_interleave(torch.tensor(self.lengths(), device=values.device), output_size=size)
-            else:
-                values = values.repeat_interleave(size // self.number)
+            values = values.index_select(0, _group_of(size, self.number, values.device))
         return values.view([size if place == self.dim else 1 for place in range(len(self.view))])
+
+
+@lru_cache(maxsize=256)
+def _group_of(size: int, number: int, device: torch.device) -> Tensor:
+    """Return the group of each place of a dimension."""
+    whole, more = divmod(size, number)
+    lengths = torch.tensor([whole + (group < more) for group in range(number)])
+    return torch.arange(number).repeat_interleave(lengths).to(device)
 
 
 def groups_of(shape: Sequence[int], asked: Asked, *, batch: int | None = None, heads: int | None = None) -> Groups:

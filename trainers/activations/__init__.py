@@ -8,11 +8,10 @@
 
 `Saving` is this for a whole model in one process.
 
-Forward passes are exact. Left as they are: parameters and what is computed from parameters alone (a weight cast to
-bf16); whole numbers; one-dimensional and small tensors; *statistics*, which have at most an eighth of the numbers of
-the layer's input (LayerNorm's, the log-sum-exp of attention: their error would scale whole rows); tensors that are
-expanded from few numbers; what stays in memory anyway; and what the policy says. Masks of true and false are kept as
-bits, exactly.
+Forward passes are exact. Left as they are: parameters, also as autocast casts them; whole numbers; one-dimensional and
+small tensors; *statistics*, which have at most an eighth of the numbers of the layer's input (LayerNorm's, the
+log-sum-exp of attention: their error would scale whole rows); tensors that are expanded from few numbers; what stays in
+memory anyway; and what the policy says. Masks of true and false are kept as bits, exactly.
 
 A block of memory that several operations of a layer save, whole or in views, is encoded once. Bits do not depend on
 where a model is cut: each tensor is rounded by a seed of (step, micro-batch, layer, place), and what one layer returns

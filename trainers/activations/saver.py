@@ -324,15 +324,16 @@ def _as_it_is(tensor: Tensor) -> Tensor:
 
 
 def _of_parameters(tensor: Tensor) -> bool:
-    """Return whether a tensor is a parameter, or made of parameters alone in a few operations: a view, a cast."""
+    """Return whether a tensor is a parameter, a view of one, or one in another type, as autocast makes them."""
     if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
         return True
-    node, steps = tensor.grad_fn, 0
-    while node is not None and steps < 4:
-        following = [before for before, _ in node.next_functions if before is not None]
-        if len(following) != 1:
-            return False
-        node, steps = following[0], steps + 1
-        if hasattr(node, "variable"):
-            return isinstance(node.variable, nn.Parameter)
-    return False
+    node = tensor.grad_fn
+    while node is not None and type(node).__name__ in _SAME_NUMBERS:
+        node = node.next_functions[0][0]
+    return isinstance(getattr(node, "variable", None), nn.Parameter)
+
+
+_SAME_NUMBERS = frozenset(
+    f"{name}Backward0" for name in ("ToCopy", "T", "Transpose", "Permute", "View", "UnsafeView", "Alias", "Clone")
+)
+"""Operations of autograd that leave the numbers what they are, but for their type."""
