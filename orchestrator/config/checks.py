@@ -72,7 +72,7 @@ def check_itself(experiment: Experiment) -> list[Finding]:
 
 _NATURAL = ("tiny-shakespeare",)
 _BY_CLASS = ("dirichlet", "shards", "classes", "similarity")
-_IMAGES = ("digits", "mnist", "fashion-mnist", "emnist-letters", "letters")
+_IMAGES = ("digits", "mnist", "fashion-mnist", "emnist-letters", "cifar-10", "cifar-10-jpeg", "letters")
 
 
 def _clients(experiment: Experiment) -> int | None:
@@ -202,7 +202,7 @@ def _model_of_data(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(here, f"got 'transformer', which predicts text; {name} is none", hint, reads)
     elif model != "transformer" and name == "tiny-shakespeare":
         yield Finding(here, f"got {model!r}, but {name} is text, to be predicted", "model={name: transformer}", reads)
-    elif model in ("cnn", "bristle-cnn", "resnet", "vgg") and not images:
+    elif model in ("cnn", "bristle-cnn", "resnet", "vgg", "vit") and not images:
         what = "has no shape [channels, height, width]" if name == "parquet" else "has no images"
         hint = "data.shape=[1, 28, 28], or model={name: mlp}" if name == "parquet" else "model={name: mlp}"
         yield Finding(here, f"got {model!r}, which needs images; {name} {what}", hint, reads)

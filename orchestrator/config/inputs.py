@@ -118,6 +118,13 @@ class EmnistLetters(DataSection):
     folder: Text | None = Field(None, description="data folder; default ORCHESTRATOR_DATA or the user's cache")
 
 
+class Cifar10(DataSection):
+    """Colour photographs of 32x32 in 10 classes; cifar-10-jpeg: a part of them, slightly lossy, where it is at hand."""
+
+    name: Literal["cifar-10", "cifar-10-jpeg"]
+    folder: Text | None = Field(None, description="data folder; default ORCHESTRATOR_DATA or the user's cache")
+
+
 class Letters(DataSection):
     """Letters in 26 classes, drawn with the fonts that come with matplotlib: a stand-in for EMNIST-Letters."""
 
@@ -190,6 +197,8 @@ Data = Annotated[
     | Annotated[Downloaded, Tag("mnist")]
     | Annotated[Downloaded, Tag("fashion-mnist")]
     | Annotated[EmnistLetters, Tag("emnist-letters")]
+    | Annotated[Cifar10, Tag("cifar-10")]
+    | Annotated[Cifar10, Tag("cifar-10-jpeg")]
     | Annotated[Letters, Tag("letters")]
     | Annotated[Planetoid, Tag("cora")]
     | Annotated[Planetoid, Tag("citeseer")]
@@ -313,6 +322,29 @@ class TransformerLM(ModelSection):
         return self
 
 
+class Vit(ModelSection):
+    """A vision transformer: an image as a sequence of patches."""
+
+    name: Literal["vit"]
+    patch: PositiveInt = Field(4, description="side of a patch in pixels; it divides the image's")
+    depth: Annotated[PositiveInt, Le(1000)] = Field(6, description="number of blocks; DeiT has 12")
+    heads: PositiveInt = Field(3, description="attention heads; they divide the width")
+    width: PositiveInt = Field(192, description="size of a patch's vector; DeiT-Ti 192, DeiT-S 384, DeiT-B 768")
+    dropout: Rate = Field(0.0, description="probability of dropping a value in training")
+    pool: Literal["token", "mean"] = Field(
+        "token", description="what is classified: an own token, or the patches' mean"
+    )
+    attention: Literal["fused", "plain"] = Field(
+        "fused", description="fused: torch's kernel, which keeps no softmax; plain: products and a softmax"
+    )
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Vit:
+        if self.width % self.heads:
+            raise ValueError(f"heads must divide width, but {self.width} / {self.heads} leaves a rest")
+        return self
+
+
 class OwnModel(ModelSection):
     """Your own function or class that returns a torch module."""
 
@@ -328,6 +360,7 @@ Model = Annotated[
     | Annotated[ResNet, Tag("resnet")]
     | Annotated[Vgg, Tag("vgg")]
     | Annotated[TransformerLM, Tag("transformer")]
+    | Annotated[Vit, Tag("vit")]
     | Annotated[Gcn, Tag("gcn")]
     | Annotated[Sage, Tag("sage")]
     | Annotated[Gcnii, Tag("gcnii")]

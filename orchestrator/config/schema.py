@@ -41,6 +41,7 @@ from orchestrator.config.grid import RunGrid
 from orchestrator.config.inputs import (
     BristleCnn,
     ByColumn,
+    Cifar10,
     Cnn,
     Data,
     DataSection,
@@ -66,6 +67,7 @@ from orchestrator.config.inputs import (
     Synthetic,
     TransformerLM,
     Vgg,
+    Vit,
 )  # fmt: skip
 from orchestrator.config.local_learning import LocalLearning
 from orchestrator.config.optimizer import Optimizer
@@ -88,14 +90,14 @@ from orchestrator.config.search import (
 from orchestrator.config.zero import Zero
 
 __all__ = [
-    "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Client", "Cluster", "Cnn", "ConstantSpeed",
-    "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate", "Experiment",
-    "FedAvg", "Federated", "GangSection", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection", "Grid", "Iid",
-    "LearningRate", "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss", "Mean", "Mlp",
-    "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition", "Pbt", "Peers",
-    "Pipeline", "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid", "Sbm", "Search",
-    "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking", "TransformerLM", "Uniform",
-    "Vgg", "Zero",
+    "Asha", "Behaviour", "BristleCnn", "ByColumn", "Checkpoint", "Choice", "Cifar10", "Client", "Cluster", "Cnn",
+    "ConstantSpeed", "Data", "DataSection", "Digits", "Dirichlet", "Domain", "Downloaded", "EmnistLetters", "Evaluate",
+    "Experiment", "FedAvg", "Federated", "GangSection", "GraphOgb", "GraphParquet", "GraphPipeline", "GraphSection",
+    "Grid", "Iid", "LearningRate", "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss",
+    "Mean", "Mlp", "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition",
+    "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid",
+    "Sbm", "Search", "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking",
+    "TransformerLM", "Uniform", "Vgg", "Vit", "Zero",
 ]  # fmt: skip
 
 # ------------------------------------------------------------------------------------------------ strategy

@@ -16,7 +16,7 @@ from orchestrator.search_space import draw
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
-NEEDS_DATA = ("mnist", "fashion-mnist", "tiny-shakespeare", "cora", "citeseer", "pubmed")
+NEEDS_DATA = ("mnist", "fashion-mnist", "cifar-10", "cifar-10-jpeg", "tiny-shakespeare", "cora", "citeseer", "pubmed")
 
 
 def small(experiment: Experiment, root: Path) -> dict[str, Any]:
@@ -34,6 +34,8 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
         plain["data"]["limit"] = 300
         if "layers" in plain["model"]:
             plain["model"] |= {"layers": 2, "width": 32}
+        if "depth" in plain["model"] and "patch" in plain["model"]:
+            plain["model"] |= {"depth": 2, "width": 24}
         return plain
     if isinstance(experiment.strategy, GraphPipeline):
         plain["strategy"] |= {"epochs": 2, "chunks": 2}

@@ -62,8 +62,8 @@ epochs: 3
          "at most 100 of them, the first a letter or digit"),
         ("exp.yaml:2", "seed", "got -1, expected a whole number of at least 0"),
         ("exp.yaml:4", "data.name", "got 'fashion-mnits', expected one of digits, mnist, fashion-mnist, "
-         "emnist-letters, letters, cora, citeseer, pubmed, tiny-shakespeare, synthetic, parquet, graph-parquet, "
-         "graph-ogb, sbm, power-law or target: package.module:function"),
+         "emnist-letters, cifar-10, cifar-10-jpeg, letters, cora, citeseer, pubmed, tiny-shakespeare, synthetic, "
+         "parquet, graph-parquet, graph-ogb, sbm, power-law or target: package.module:function"),
         ("exp.yaml:8", "model.filter", "unknown key 'filter': name 'cnn' has none such"),
         ("exp.yaml:10", "strategy.algorithm.cohort", "got -20, expected a whole number above 0 or 'all'"),
         ("exp.yaml:10", "strategy.algorithm.mu", "got -1, expected a number of at least 0"),
@@ -81,7 +81,7 @@ def test_what_is_missing_is_told_where_it_belongs(tmp_path: Path) -> None:
         ("exp.yaml:1", "name", "is missing, expected a name of letters, digits, '.', '_' and '-', at most 100 of them, "
          "the first a letter or digit"),
         ("exp.yaml:1", "model", "is missing, expected a section whose name is one of logistic, mlp, cnn, bristle-cnn, "
-         "resnet, vgg, transformer, gcn, sage, gcnii, resgcn, gat, or with target: package.module:function"),
+         "resnet, vgg, transformer, vit, gcn, sage, gcnii, resgcn, gat, or with target: package.module:function"),
         ("exp.yaml:4", "data.partition.alpha", "is missing, expected a number above 0"),
     ]  # fmt: skip
 

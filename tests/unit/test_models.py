@@ -29,6 +29,8 @@ FITTING = [
     ({"name": "vgg", "width": 4}, IMAGE),
     ({"name": "vgg", "depth": 16, "width": 2, "norm": "batch", "dense": 6}, (3, 32, 16)),
     ({"name": "transformer", "dropout": 0.1}, TOKENS),
+    ({"name": "vit", "depth": 2, "width": 24, "dropout": 0.1}, IMAGE),
+    ({"name": "vit", "depth": 1, "width": 24, "pool": "mean", "attention": "plain", "patch": 7}, IMAGE),
 ]
 
 
@@ -105,6 +107,18 @@ def test_the_residual_network_has_as_many_weight_layers_as_its_depth() -> None:
     assert sum(isinstance(module, nn.Conv2d | nn.Linear) for module in model.modules()) == 32
 
 
+def test_attention_of_the_vision_transformer_is_the_same_fused_and_plain() -> None:
+    section = {"name": "vit", "depth": 2, "width": 24, "dtype": "float64"}
+    fused, plain = (
+        build({**section, "attention": kind}, input_shape=IMAGE, num_classes=7, seed=0) for kind in ("fused", "plain")
+    )
+    x = torch.randn(3, *IMAGE, dtype=torch.float64)
+    torch.testing.assert_close(fused(x), plain(x))
+    assert sum(parameter.numel() for parameter in fused.parameters()) == 24 * 17 + 24 * 51 + 2 * (
+        12 * 576 + 13 * 24
+    ) + (2 * 24 + 25 * 7)
+
+
 def test_the_transformer_sees_no_later_token() -> None:
     model = build({"name": "transformer", "dtype": "float64"}, input_shape=TOKENS, num_classes=7, seed=0).eval()
     tokens = batch_for(TOKENS)
@@ -138,6 +152,9 @@ def test_channels_last_weights_give_the_numbers_of_the_default_layout() -> None:
         ({"name": "vgg", "depth": 14}, IMAGE, "none of 11, 13, 16 and 19", "nearest is 13"),
         ({"name": "vgg", "norm": "layer"}, IMAGE, "norm 'layer'", "batch and group"),
         ({"name": "vgg"}, (1, 8, 8), "halves an image five times, but images are 8 x 8", "cnn"),
+        ({"name": "vit", "patch": 5}, IMAGE, "patches of 5 x 5, images 28 x 28", "patch: 4 fits"),
+        ({"name": "vit", "heads": 5}, IMAGE, "width 192, which 5 heads do not divide", "heads: 4 would fit"),
+        ({"name": "vit"}, FEATURES, "needs images", "mlp or logistic"),
         ({"name": "transformer"}, IMAGE, "needs sequences of tokens", "cnn or resnet"),
         ({"name": "transformer", "heads": 5}, TOKENS, "width 64, which 5 heads do not divide", "heads: 4"),
         ({"name": "resnot"}, IMAGE, "unknown model", "did you mean resnet"),

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from strategies import seeds
-from trainers.data import digits, emnist, idx, letters, own, planetoid, shakespeare, synthetic
+from trainers.data import cifar, digits, emnist, idx, letters, own, planetoid, shakespeare, synthetic
 from trainers.data.base import DataError, Dataset
 from trainers.data.download import data_folder
 from trainers.data.graphs.registry import GRAPH_ONLY
@@ -28,6 +28,11 @@ def _idx(section: Section, seed: int) -> Dataset:
 
 def _emnist(section: Section, seed: int) -> Dataset:
     return emnist.load(data_folder(section.get("folder")))
+
+
+def _cifar(section: Section, seed: int) -> Dataset:
+    folder = data_folder(section.get("folder"))
+    return cifar.load(folder) if section["name"] == "cifar-10" else cifar.load_jpeg(folder)
 
 
 def _letters(section: Section, seed: int) -> Dataset:
@@ -62,6 +67,8 @@ _BUILDERS: dict[str, Callable[[Section, int], Dataset]] = {
     "mnist": _idx,
     "fashion-mnist": _idx,
     "emnist-letters": _emnist,
+    "cifar-10": _cifar,
+    "cifar-10-jpeg": _cifar,
     "letters": _letters,
     "cora": _planetoid,
     "citeseer": _planetoid,

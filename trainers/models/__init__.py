@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer, vgg
+from trainers.models import bristle_cnn, cnn, logistic, mlp, own, resnet, transformer, vgg, vit
 from trainers.models.base import ModelError
 from trainers.models.freezing import freeze
 from trainers.models.graphs import gat, gcn, gcnii, resgcn, sage
@@ -29,6 +29,7 @@ _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "resnet": resnet.build,
     "vgg": vgg.build,
     "transformer": transformer.build,
+    "vit": vit.build,
     "gcn": gcn.build,
     "sage": sage.build,
     "gcnii": gcnii.build,
