@@ -71,6 +71,9 @@ class PipelinePlan(GangPlan):
         yield f"{'bubble':<28}{float(predicted.bubble):>14.1%}"
         yield f"{'micro-batches alive':<28}{', '.join(map(str, predicted.peak_live)):>14}   at most, by stage"
         yield f"{'sent between stages a step':<28}{size(sent):>14}   activations and gradients"
+        if strategy.shard_optimizer:
+            told = "replicas of a stage have a share each; above, the largest"
+            yield f"{'optimizer states':<28}{'shared':>14}   {told}"
         yield ""
         yield from timeline(predicted).splitlines()
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from orchestrator.config import Origins
 from orchestrator.config.memory import plain
@@ -20,13 +21,14 @@ from orchestrator.errors import ConfigError, Problem
 from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
+from strategies.optimizers.shares import largest
 from strategies.pipeline import Costs, Placement, Simulation, balance, placement, schedule, simulate, splits_backward
 from strategies.seeds import integer
 from trainers import optimizers
 from trainers.models import ModelError
 from trainers.pipeline.chunk import LayerFailed
 from trainers.pipeline.costs import LayerCost, measure
-from trainers.pipeline.layers import chain
+from trainers.pipeline.layers import Chain, chain
 from trainers.pipeline.settings import Settings
 from trainers.pipeline.transport import NUM_MICROBATCHES, NUM_POSITIONS
 
@@ -40,7 +42,8 @@ class Stages(NamedTuple):
         layers: of each position of the model, how many; a stage has several positions under some schedules.
         placement: which positions each stage has.
         costs: of each layer, for one micro-batch. recompute: of each stage.
-        fixed_bytes: of each stage, weights, gradients and what the optimizer remembers.
+        fixed_bytes: of each stage, weights, gradients and what the optimizer remembers; of the replica that has most,
+            where these share that out.
         predicted: one batch on paper; its `peak_bytes` are activations.
     """
 
@@ -94,23 +97,23 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
     except LayerFailed as error:
         path = "strategy.loss" if str(error).startswith("the loss") else "model"
         raise ConfigError([Problem(origins(path), path, str(error), "tried on one micro-batch")]) from error
-    named = {layer.index: (layer.name, layer.module) for layer in chain(prepared.model).layers}
+    whole = chain(prepared.model)
+    named = {layer.index: (layer.name, layer.module) for layer in whole.layers}
     found = list(memory_problems(strategy.memory, named, origins))
     if found:
         raise ConfigError(found)
-    copies = 2 + _optimizer_copies(experiment)
+    remembered, sharing = _optimizer_copies(experiment), strategy.replicas if strategy.shard_optimizer else 1
     try:
-        layers = _cut(strategy, costs, copies)
+        layers = _cut(strategy, costs, 2 + remembered / sharing)
     except ValueError as error:
         listed = not isinstance(strategy.partition, str)
         path = "strategy.partition" if listed else "strategy.stage_memory"
         hint = f"numbers that add up to {len(costs)}, or time" if listed else "more stages, or more memory for each"
         raise ConfigError([Problem(origins(path), path, str(error), hint)]) from error
     placed = placement(strategy.schedule, strategy.stages, len(layers) // strategy.stages)
-    fixed = tuple(
-        int(copies * sum(cost.parameter_bytes for cost in _of_stage(layers, placed, costs, stage)))
-        for stage in range(strategy.stages)
-    )
+    parameters = [sum(c.parameter_bytes for c in _of_stage(layers, placed, costs, s)) for s in range(strategy.stages)]
+    shares = [_largest_share(whole, layers, placed, stage, sharing) for stage in range(strategy.stages)]
+    fixed = tuple(int((2 + remembered * share) * own) for share, own in zip(shares, parameters, strict=True))
     modes = _MODES if strategy.recompute == "fit" else (strategy.recompute,)
     chosen = [modes[0]] * strategy.stages
     while True:
@@ -161,6 +164,7 @@ def settings_of(experiment: Experiment, stages: Stages) -> Settings:
         learning_rate=strategy.learning_rate.model_dump(),
         clip_norm=strategy.clip_norm,
         clip_value=strategy.clip_value,
+        shard_optimizer=strategy.shard_optimizer,
         gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         loss=strategy.loss.model_dump(),
         precision=strategy.precision,
@@ -288,6 +292,19 @@ def _predict(
 def _over(strategy: Pipeline, stages: Stages) -> Iterator[int]:
     if strategy.stage_memory is not None:
         yield from (s for s in range(strategy.stages) if stages.stage_bytes(s) > strategy.stage_memory)
+
+
+def _largest_share(whole: Chain, layers: Sequence[int], placed: Placement, stage: int, num: int) -> float:
+    """Return which part of a stage's parameters the replica moves that moves most, of `num` that share them out."""
+    starts = [sum(layers[:position]) for position in range(len(layers))]
+    own = {i for p in placed.positions(stage) for i in range(starts[p], starts[p] + layers[p])}
+    sizes: dict[str, int] = {}
+    for name, uses in whole.uses.items():
+        tensor = whole.tensor(uses[0])
+        num_here = sum(use.layer in own for use in uses)
+        if num_here and isinstance(tensor, nn.Parameter) and tensor.requires_grad:
+            sizes[name] = num_here * tensor.numel()
+    return largest(sizes, num) / max(1, sum(sizes.values()))
 
 
 def _optimizer_copies(experiment: Experiment) -> float:

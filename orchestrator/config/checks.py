@@ -250,6 +250,10 @@ def _pipeline(experiment: Experiment) -> Iterator[Finding]:
         message = f"got {strategy.batch_size} examples for {strategy.replicas} replicas"
         hint = f"strategy.batch_size={strategy.replicas}"
         yield Finding(("strategy", "batch_size"), message, hint, (("strategy", "replicas"),))
+    if strategy.shard_optimizer and strategy.replicas == 1:
+        message = "got true, but one replica has nobody to share with"
+        hint = "strategy.replicas=2, or strategy.shard_optimizer=false"
+        yield Finding(("strategy", "shard_optimizer"), message, hint, (("strategy", "replicas"),))
     if strategy.schedule == "interleaved" and strategy.chunks < 2:
         message = f"got {strategy.chunks}, but interleaved stages have at least 2"
         yield Finding(("strategy", "chunks"), message, "strategy.chunks=2, or strategy.schedule=1f1b")

@@ -55,6 +55,9 @@ class Pipeline(GangSection):
         2, description="parts of the model on each stage, when the schedule is interleaved; zero-bubble-v has 2"
     )
     replicas: PositiveInt = Field(1, description="pipelines that share each batch and sum their gradients")
+    shard_optimizer: bool = Field(
+        False, description="replicas of a stage share out what the optimizer remembers (ZeRO stage 1); same bits"
+    )
     partition: Literal["time", "parameters"] | Annotated[list[PositiveInt], MinLen(1)] = Field(
         "time", description="what is balanced over the stages, or the number of layers of each"
     )

@@ -44,7 +44,8 @@ class PipelineCourse:
         self._settings = settings_of(prepared.experiment, stages)
         self.num_measuring = 1
         self.num_drawn = strategy.stages
-        self.num_savers = strategy.num_ranks if remembers(self._settings.memory) else strategy.stages
+        own = remembers(self._settings.memory) or strategy.shard_optimizer  # ranges, or shares, of every replica
+        self.num_savers = strategy.num_ranks if own else strategy.stages
         self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:

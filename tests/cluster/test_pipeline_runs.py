@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import orchestrator
+from orchestrator.checkpoints import CheckpointStore
 from orchestrator.life import Trial
 from orchestrator.run import resume_run
 from orchestrator.rundir import RunDirectory
@@ -157,3 +158,22 @@ def test_more_steps_are_refused_where_the_learning_rate_depends_on_them(tmp_path
     short = orchestrator.run(config(tmp_path, steps=2, learning_rate={"name": "cosine"}), quiet=True)
     with pytest.raises(orchestrator.ResumeError, match="cosine"):
         resume_run(short.run_dir, overrides=["strategy.steps=4"], quiet=True)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_shared_out_optimizer_states_and_noise_make_the_bits_and_checkpoints_of_one_process(
+    tmp_path: Path, local_ray: str
+) -> None:
+    noise = {"eta": 0.001, "gamma": 0.55}
+    changes: dict[str, Any] = {"replicas": 2, "clip_value": 0.1, "gradient_noise": noise}
+    changes["optimizer"] = {"name": "lamb", "lr": 0.02, "kwargs": {"exclude": "bias"}}
+    gang = {"workers": 4, "address": local_ray}
+    here = orchestrator.run(config(tmp_path / "a", **changes), quiet=True)
+    there = orchestrator.run(config(tmp_path / "b", **changes, shard_optimizer=True, cluster=gang), quiet=True)
+    same(here, there)
+    one, other = (CheckpointStore(run.run_dir / "checkpoints", 3).newest() for run in (here, there))
+    assert one is not None and other is not None and one.step == other.step == 12
+    assert one.server.keys() == other.server.keys() >= {"optimizer.exp_avg", "optimizer.exp_avg_sq", "optimizer.step"}
+    for tree, tensors in one.server.items():
+        assert all(torch.equal(other.server[tree][name], tensor) for name, tensor in tensors.items()), tree

@@ -178,3 +178,33 @@ def test_a_pipeline_that_does_not_fit_is_told_by_the_plan() -> None:
 def test_what_cannot_run_is_refused_with_what_to_type(changes: dict[str, Any], told: str) -> None:
     with pytest.raises(ConfigError, match=told):
         cut(**changes)
+
+
+def test_the_memory_of_a_stage_counts_the_replica_with_the_largest_share_of_optimizer_states() -> None:
+    adam = {"stages": 2, "replicas": 2, "partition": "parameters", "optimizer": {"name": "adamw"}}
+    whole, shared = prepare(load_experiment(raw(**adam))), prepare(load_experiment(raw(**adam, shard_optimizer=True)))
+    before, after = divide(whole), divide(shared)
+    pipeline = InlinePipeline(settings_of(shared.experiment, after), shared.dataset)
+    pipeline.step(1)
+    for stage in range(2):
+        held = [
+            sum(
+                value.numel()
+                for state in rank.update.optimizer.state.values()
+                for value in state.values()
+                if value.dim()
+            )
+            for rank in pipeline.ranks
+            if rank.stage == stage and rank.update.optimizer is not None
+        ]
+        num_parameters = sum(cost.num_parameters for cost in after.of_stage(stage))
+        assert len(held) == 2 and sum(held) == 2 * num_parameters
+        assert after.fixed_bytes[stage] == 4 * (2 * num_parameters + max(held))
+        assert before.fixed_bytes[stage] == 4 * 4 * num_parameters
+    sections = dict(plan(raw(**adam, shard_optimizer=True)).sections())
+    assert any("replicas of a stage have a share each" in line for lines in sections.values() for line in lines)
+
+
+def test_one_replica_has_nobody_to_share_optimizer_states_with() -> None:
+    with pytest.raises(ConfigError, match="nobody to share with"):
+        load_experiment(raw(shard_optimizer=True))

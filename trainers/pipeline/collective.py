@@ -1,4 +1,4 @@
-"""Sums over the ranks of a group, that a rank may start and collect later.
+"""Sums over the ranks of a group, and what they have end to end, that a rank may start and collect later.
 
 In one process the ranks take turns, so a sum is there when all have started it; between processes it is an
 all-reduce. Both add in the order of the ranks or, for two, in either order, which is the same.
@@ -6,7 +6,8 @@ all-reduce. Both add in the order of the ranks or, for two, in either order, whi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from functools import reduce
 from typing import NamedTuple, Protocol
 
 import torch
@@ -26,6 +27,10 @@ class Collective(Protocol):
         """Begin to add up `tensor` over the group's ranks, which all begin the same sums in the same order."""
         ...
 
+    def gather(self, group: str, tensor: Tensor, sizes: Sequence[int]) -> Pending:
+        """Begin to put the ranks' 1-D tensors end to end, in their order; `sizes` are all ranks'."""
+        ...
+
 
 class LocalCollective:
     """Groups of ranks that are all in this process.
@@ -39,20 +44,18 @@ class LocalCollective:
         self._count: dict[str, int] = {}
 
     def sum(self, group: str, tensor: Tensor) -> Pending:
+        return self._meet(group, tensor, lambda tensors: reduce(torch.add, tensors))
+
+    def gather(self, group: str, tensor: Tensor, sizes: Sequence[int]) -> Pending:
+        return self._meet(group, tensor, torch.cat)
+
+    def _meet(self, group: str, tensor: Tensor, combine: Callable[[list[Tensor]], Tensor]) -> Pending:
         number = self._count[group] = self._count.get(group, 0) + 1
         given = self._board.setdefault((group, number), {})
         given[self._member] = tensor.clone()
         size = self._sizes[group]
         self._board.pop((group, number - 2), None)  # collected by all, since all have gone on to the one after
-
-        def result() -> Tensor:
-            total = None
-            for member in sorted(given):
-                total = given[member] if total is None else total + given[member]
-            assert total is not None
-            return total
-
-        return Pending(lambda: len(given) == size, result)
+        return Pending(lambda: len(given) == size, lambda: combine([given[member] for member in sorted(given)]))
 
 
 class GroupCollective:
@@ -72,5 +75,23 @@ class GroupCollective:
         def result() -> Tensor:
             work.wait()
             return there.to(tensor.device)
+
+        return Pending(lambda: True, result)
+
+    def gather(self, group: str, tensor: Tensor, sizes: Sequence[int]) -> Pending:
+        members = self._groups[group]
+        own = dist.get_rank(members)
+        parts = [torch.empty(size, dtype=tensor.dtype, device=self._device) for size in sizes]
+        parts[own].copy_(tensor)
+        work = [
+            dist.broadcast(part, group=members, group_src=member, async_op=True)
+            for member, part in enumerate(parts)
+            if len(part)
+        ]
+
+        def result() -> Tensor:
+            for each in work:
+                each.wait()
+            return torch.cat(parts).to(tensor.device)
 
         return Pending(lambda: True, result)

@@ -66,10 +66,11 @@ class Chain(NamedTuple):
         return {
             name: uses
             for name, uses in self.uses.items()
-            if len({use.layer for use in uses}) > 1 and isinstance(self._tensor(uses[0]), nn.Parameter)
+            if len({use.layer for use in uses}) > 1 and isinstance(self.tensor(uses[0]), nn.Parameter)
         }
 
-    def _tensor(self, use: Use) -> object:
+    def tensor(self, use: Use) -> object:
+        """Return the parameter or buffer of a use."""
         owner, _, name = use.local.rpartition(".")
         return getattr(self.layers[use.layer].module.get_submodule(owner), name)
 

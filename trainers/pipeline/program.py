@@ -47,7 +47,8 @@ def run(
     rank = build(context, plain, dataset)
     restore(rank, {tree: wire.decode(payload) for tree, payload in start.items()}, rank.replica)
     speaks, first = context.rank == plain.stages - 1, rank.stage if rank.replica == 0 else None
-    saves = context.rank if remembers(plain.memory) else first  # every replica has ranges of its own
+    own = remembers(plain.memory) or plain.shard_optimizer  # every replica has ranges of its own, or a share
+    saves = context.rank if own else first
     plan = loop.Plan(begin, plain.steps, evaluate_every, checkpoint_every, speaks, first, saves)
     loop.train(context, RankWork(rank, evaluate_batch), plan)
 

@@ -8,7 +8,8 @@ step does, after all micro-batches are through:
     ties          the copies of a tied parameter get the sum of all copies' gradients, in layer order
     one vector    squared gradient norms by parameter, the loss and a stop flag are summed over all ranks
     update        gradients are clipped by the norm of the whole model; each rank moves its own parameters, and where
-                  nothing is clipped it does so while the sum is under way
+                  nothing is clipped it does so while the sum is under way; where replicas share the parameters
+                  of their stage out, each then sends its share to the others
 """
 
 from __future__ import annotations
@@ -114,6 +115,8 @@ class Rank:
             settings.clip_norm,
             settings.steps,
             settings.shaping,
+            member=replica if settings.shard_optimizer else 0,
+            num_members=settings.replicas if settings.shard_optimizer else 1,
         )
         self.chunks = self.part.chunks
         self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
@@ -187,7 +190,8 @@ class Rank:
             self.update.add_norms(vector, _HEAD)
         pending = self._collective.sum("all", vector)
         if settings.clip_norm is None:
-            self.update.apply(number, norm=0.0)  # asks nothing of other ranks, so it does not wait for the slowest
+            self.update.apply(number, norm=0.0)  # asks nothing of other stages, so it does not wait for the slowest
+            yield from self.update.hand_round(self._collective, group)
         while not pending.ready():
             yield None
         vector = pending.result()
@@ -197,6 +201,7 @@ class Rank:
             raise NotFinite(f"training diverged at step {number}: {told}")
         if settings.clip_norm is not None:
             self.update.apply(number, norm)
+            yield from self.update.hand_round(self._collective, group)
         norm = norm if settings.clip_norm is not None else float("nan")
         yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
 

@@ -25,6 +25,7 @@ class Settings(NamedTuple):
         optimizer: name and arguments. learning_rate: its schedule. clip_norm: of the whole gradient.
         loss: see `losses.build`. precision: `bf16` or None. steps: of the whole run.
         clip_value, gradient_noise: see `trainers.gradients`.
+        shard_optimizer: whether the replicas of a stage share out what the optimizer remembers.
         memory: how activations are kept, see `trainers.activations`; None as they are.
     """
 
@@ -48,6 +49,7 @@ class Settings(NamedTuple):
     memory: Mapping[str, Any] | None = None
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
+    shard_optimizer: bool = False
 
     @property
     def shaping(self) -> Shaping:

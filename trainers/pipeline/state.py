@@ -37,22 +37,21 @@ def export(rank: Holder, replica: int = 0) -> dict[str, dict[str, Tensor]]:
     """Return this rank's part; of a tied parameter, the rank of its first use has it.
 
     Args:
-        replica: of other ones than the first, it is what they alone have: ranges.
+        replica: of other ones than the first, it is what they alone have: ranges, and a share of what the optimizer
+            remembers where it is shared out.
     """
-    ranges = export_ranges(rank.part.chunks, replica)
-    if replica:
-        return ranges
-    trees: dict[str, dict[str, Tensor]] = {
-        "model": {name: tensor.detach() for name, tensor in rank.part.floats.items() if rank.part.is_first_use[name]},
-        "counters": {name: tensor for name, tensor in rank.part.counters.items() if rank.part.is_first_use[name]},
-    }
+    trees: dict[str, dict[str, Tensor]] = {}
+    if not replica:
+        first = rank.part.is_first_use
+        trees["model"] = {name: tensor.detach() for name, tensor in rank.part.floats.items() if first[name]}
+        trees["counters"] = {name: tensor for name, tensor in rank.part.counters.items() if first[name]}
     done = set()
-    for name, parameter in rank.part.own:
+    for name, parameter in rank.update.own if not replica or len(rank.update.shares) > 1 else ():
         if not rank.part.is_first_use[name] or name in done or rank.update.optimizer is None:
             continue
         done.add(name)
         remember(rank.update.optimizer, name, parameter, trees)
-    return trees | ranges
+    return trees | export_ranges(rank.part.chunks, replica)
 
 
 def remember(optimizer: Optimizer, name: str, parameter: Tensor, trees: dict[str, dict[str, Tensor]]) -> None:
@@ -83,6 +82,7 @@ def restore(rank: Holder, trees: Trees, replica: int = 0) -> None:
                 tensor.copy_(trees[tree][name])
     for name, parameter in rank.part.own:
         parameter.copy_(trees["model"][name])  # every copy of a tied one
+    for name, parameter in rank.update.own:
         if rank.update.optimizer is not None:
             remind(rank.update.optimizer, name, parameter, trees)
 

@@ -1,20 +1,28 @@
-"""The optimizer's step of one rank: clipped by the norm of the whole model, shaped, at the step's learning rate."""
+"""The optimizer's step of one rank: clipped by the norm of the whole model, shaped, at the step's learning rate.
+
+Replicas of a stage may share it out: ZeRO stage 1. Each then has the optimizer's memory of its own share alone, and
+hears from the others what they moved. Gradients are summed over all replicas as ever, so every bit is as without.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from strategies.optimizers.shares import owners
 from trainers import learning_rate, optimizers
 from trainers.gradients import Shaping
+from trainers.pipeline.collective import Collective
 from trainers.pipeline.part import Part
 
 
 class Update:
-    """Moves one part's parameters.
+    """Moves one part's parameters, or a share of them where replicas of the stage move the others.
 
     Args:
         part: whose. optimizer, learning_rate: sections of the experiment. clip_norm: of the whole gradient, or None.
@@ -22,6 +30,7 @@ class Update:
         shaping: what is done to gradients after clipping by the norm.
         decay: where a model says so, names of parameters with what the optimizer's weight decay is multiplied by for
             them.
+        member, num_members: which of the stage's replicas this is, where each has a share; see `hand_round`.
     """
 
     def __init__(
@@ -33,16 +42,25 @@ class Update:
         steps: int,
         shaping: Shaping,
         decay: Sequence[tuple[float, Sequence[str]]] = (),
+        member: int = 0,
+        num_members: int = 1,
     ) -> None:
         self._part, self._learning_rate, self._clip_norm, self._steps = part, learning_rate, clip_norm, steps
         self._shaping = shaping
-        self.optimizer = optimizers.build(optimizer, _groups(part, optimizer, decay)) if part.trained else None
+        trained = [(name, parameter) for name, parameter in part.own if parameter.requires_grad]
+        sizes: Counter[str] = Counter()
+        for name, parameter in trained:  # copies of a tied one go together
+            sizes[name] += parameter.numel()
+        owner = owners(sizes, num_members)
+        self.shares = [[each for each in trained if owner[each[0]] == number] for number in range(num_members)]
+        self.own = self.shares[member]
+        self.optimizer = optimizers.build(optimizer, _groups(self.own, optimizer, decay)) if self.own else None
         self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
 
     def begin(self) -> None:
         """Forget the gradients of the step before."""
-        if self.optimizer is not None:
-            self.optimizer.zero_grad(set_to_none=True)
+        for _, parameter in self._part.own:
+            parameter.grad = None
 
     def add_norms(self, vector: Tensor, start: int) -> None:
         """Write squared norms of gradients into `vector[start:]`, at the places of the parameters' names."""
@@ -60,20 +78,49 @@ class Update:
         if self.optimizer is None:
             return
         if self._clip_norm is not None and norm > self._clip_norm:
-            gradients = {id(p.grad): p.grad for _, p in self._part.own if p.grad is not None}
+            gradients = {id(p.grad): p.grad for _, p in self.own if p.grad is not None}
             torch._foreach_mul_(list(gradients.values()), self._clip_norm / norm)
-        self._shaping.apply(((name, p.grad) for name, p in self._part.own if p.grad is not None), number)
+        self._shaping.apply(((name, p.grad) for name, p in self.own if p.grad is not None), number)
         rate = learning_rate.factor(self._learning_rate, number, self._steps)
         for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * rate
         self.optimizer.step()
 
+    def hand_round(self, collective: Collective, group: str) -> Iterator[None]:
+        """Send what this share moved to the replicas that hold the others, and take theirs: the very bits.
+
+        Yields while it would wait for a rank of the same process.
+
+        Args:
+            group: of the stage's replicas, in `collective`; not read where one has all.
+        """
+        if len(self.shares) == 1 or not any(self.shares):
+            return
+        wide = reduce(torch.promote_types, [parameter.dtype for share in self.shares for _, parameter in share])
+        sizes = [sum(parameter.numel() for _, parameter in share) for share in self.shares]
+        moved = [parameter.detach().flatten().to(wide) for _, parameter in self.own]
+        like = next(parameter for share in self.shares for _, parameter in share)
+        flat = torch.cat(moved) if moved else torch.empty(0, dtype=wide, device=like.device)
+        pending = collective.gather(group, flat, sizes)
+        while not pending.ready():
+            yield None
+        for share, values in zip(self.shares, pending.result().split(sizes), strict=True):
+            if share is not self.own:
+                _take(share, values)
+
+
+@torch.no_grad()
+def _take(share: Sequence[tuple[str, torch.nn.Parameter]], values: Tensor) -> None:
+    for (_, parameter), own in zip(share, values.split([p.numel() for _, p in share]), strict=True):
+        parameter.copy_(own.view(parameter.shape))
+
 
 def _groups(
-    part: Part[Any], optimizer: Mapping[str, Any], decay: Sequence[tuple[float, Sequence[str]]]
+    trained: list[tuple[str, torch.nn.Parameter]],
+    optimizer: Mapping[str, Any],
+    decay: Sequence[tuple[float, Sequence[str]]],
 ) -> list[dict[str, Any]] | list[tuple[str, torch.nn.Parameter]]:
     """Return the parameters by their weight decay; all together where there is none, or one for all."""
-    trained = [(name, parameter) for name, parameter in part.own if parameter.requires_grad]
     whole = optimizer.get("weight_decay")
     if not whole or not decay:
         return trained
