@@ -9,8 +9,8 @@ one that the seed stands for, without a word. Here the constructor sees tensors 
 
 So views, ties between parameters, and initialisation by a parent, in `apply` or in a loop, all work, and random numbers
 are drawn in the order of a plain build. Every rank runs the same constructor: one that does other things on other ranks
-ends in the group's time-out. At the end DeepSpeed takes the parameters over one by one (`deepspeed.zero.Init` with a
-module), which are fetched when it touches them and are gone when it has its part.
+ends in the group's time-out. At the end the parameters are fetched one by one, and each is gone when DeepSpeed has its
+part (what `deepspeed.zero.Init` does with a parameter).
 
 What a constructor holds at once is bounded by `live_bytes`, or its largest tensors if those are larger. Tensors over
 memory of others (`torch.from_numpy`), and those whose elements a constructor asks for in Python (`numpy`, `tolist`),
@@ -193,14 +193,13 @@ def build_in_parts(
         model = build()
     parking.stay(_storages(list(model.buffers())))
     configuration = dict(configure([parameter.numel() for parameter in model.parameters()]))
-    convert = None
+    cutting = deepspeed.zero.Init(module=nn.Module(), config_dict_or_path=configuration)
     for parameter in model.parameters():
         parking.fetch(_storages([parameter.data]))
         to = dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype
         parameter.data = parameter.data.to(to).contiguous()
-        if convert is None:
-            deepspeed.zero.Init(module=nn.ParameterList([parameter]), config_dict_or_path=configuration)
-            convert = parameter.convert_to_zero_parameters
-        else:
-            convert(param_list=[parameter])
+        # Its way for a whole module would also send each parameter from the first rank to all others, which have it,
+        # and fails there at one without dimensions.
+        cutting._convert_to_deepspeed_param(parameter)
+        parameter.partition()
     return model, parking.peak_bytes

@@ -64,7 +64,7 @@ class Rank:
         """
         self._set_rate(number)
         self._spans = []
-        loss = 0.0
+        loss, gradients = 0.0, 0
         shares = self._shares.of_step(number, self.number)
         for index, share in enumerate(shares):
             if index:
@@ -77,20 +77,21 @@ class Rank:
                 between = time.perf_counter()
                 loss += float(value.detach()) * share.weight
                 self._engine.backward(value * (share.weight * self.settings.ranks), scale_wrt_gas=False)
+            if self._held is None:
+                gradients = max(gradients, measured(self._engine)["gradients"])
             self._note("F", index, began, between)
             self._note("B", index, between, time.perf_counter())
         loss, stop = self._agree(loss, stop)
         if not math.isfinite(loss):
             raise NotFinite(f"training diverged at step {number}: loss {loss}")
-        before = self._held is None and measured(self._engine)
         began = time.perf_counter()
         norm = self._update(number)
         self._note("U", 0, began, time.perf_counter())
         values = {"train/loss": loss}
         if self.settings.clip_norm is not None:
             values["train/gradient_norm"] = norm
-        if before:
-            values |= self._tell_memory(before)
+        if self._held is None:
+            values |= self._tell_memory(gradients)
         return Outcome(values, stop)
 
     def _set_rate(self, number: int) -> None:
@@ -133,9 +134,9 @@ class Rank:
         dist.all_reduce(summed)
         return summed.cpu()
 
-    def _tell_memory(self, before: Mapping[str, int]) -> dict[str, float]:
-        """Return the most bytes that a rank holds: gradients as of before the update, all else as of after it."""
-        self._held = {**measured(self._engine), "gradients": before["gradients"]}
+    def _tell_memory(self, gradients: int) -> dict[str, float]:
+        """Return the most bytes that a rank holds: of gradients after a backward, of all else after the update."""
+        self._held = {**measured(self._engine), "gradients": gradients}
         optimizer = self._held["master"] + self._held["optimizer"]
         own = [self._held["parameters"], self._held["gradients"], optimizer, self.made.building_bytes]
         most = torch.tensor(own, dtype=torch.float64, device=self._device)
