@@ -10,18 +10,24 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import Tensor, nn
 
+from strategies.optimizers import Piece
+from strategies.optimizers.layerwise import Layerwise
 from trainers import models, optimizers
 from trainers.data.base import Dataset
 from trainers.pipeline import batchnorm
 from trainers.pipeline.batchnorm import Deferred
 from trainers.zero import native
 from trainers.zero.building import build_in_parts
+from trainers.zero.fragments import basic, fragments, is_shared
 from trainers.zero.settings import Settings
 
 
@@ -30,12 +36,14 @@ class Made(NamedTuple):
 
     Args:
         engine: DeepSpeed's. model: the module in it. norms: its BatchNorm layers, see `trainers.pipeline.batchnorm`.
+        pieces: of named parameters, in each tensor that the optimizer moves on this rank.
         building_bytes: of parameters that this rank held at once, at most, while the model was built.
     """
 
     engine: Any
     model: nn.Module
     norms: list[Deferred]
+    pieces: Mapping[Tensor, Sequence[Piece]]
     building_bytes: int
 
 
@@ -92,11 +100,41 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
         sizes = [parameter.numel() for parameter in model.parameters()]
         held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     norms = batchnorm.install(model)
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    engine, *_ = deepspeed.initialize(
-        model=model,
-        optimizer=optimizers.build(settings.optimizer, trained),
-        config=native.configuration(settings, sizes),
-        dist_init_required=False,
-    )
-    return Made(engine, model, norms, held)
+    trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
+    with _built_everywhere():
+        engine, *_ = deepspeed.initialize(
+            model=model,
+            optimizer=optimizers.build(settings.optimizer, trained),
+            config=native.configuration(settings, sizes),
+            dist_init_required=False,
+        )
+    optimizer, names = basic(engine.optimizer), [name for name, _ in trained]
+    pieces: dict[Tensor, list[Piece]] = {}
+    for found in fragments(engine):
+        piece = Piece(found.name, found.shape, found.start, found.offset, found.length)
+        pieces.setdefault(found.moved, []).append(piece)
+    if isinstance(optimizer, Layerwise) and not is_shared(engine):
+        optimizer.shard(pieces, names, partial(_total, device=device))
+    return Made(engine, model, norms, pieces, held)
+
+
+def _total(squares: Tensor, device: torch.device) -> Tensor:
+    summed = squares.to(device)
+    dist.all_reduce(summed)
+    return summed.to(squares.device)
+
+
+@contextmanager
+def _built_everywhere() -> Iterator[None]:
+    """Leave out that the first rank sends its model to all others: they have the same, built from the same seed.
+
+    DeepSpeed sends bytes, and fails at parameters without dimensions.
+    """
+    from deepspeed.runtime.engine import DeepSpeedEngine
+
+    sends = DeepSpeedEngine._broadcast_model
+    DeepSpeedEngine._broadcast_model = lambda engine: None
+    try:
+        yield
+    finally:
+        DeepSpeedEngine._broadcast_model = sends

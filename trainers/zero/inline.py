@@ -54,7 +54,7 @@ class InlineZero:
             if parameter.requires_grad:
                 self._moved[name] = nn.Parameter(parameter.detach().float()) if low else parameter
         self._norms = batchnorm.install(self.model)
-        self._optimizer = optimizers.build(settings.optimizer, self._moved.values())
+        self._optimizer = optimizers.build(settings.optimizer, self._moved.items())
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
         self._shares = Shares(settings, len(dataset.train_y))
         self._scoring = Scoring(settings, dataset, self._device)
@@ -105,6 +105,7 @@ class InlineZero:
             if not math.isfinite(norm):
                 raise NotFinite(f"training diverged at step {number}: gradient norm {norm}")
             told["train/gradient_norm"] = norm
+        self.settings.shaping.apply(((name, moved.grad) for name, moved in self._moved.items()), number)
         self._optimizer.step()
         self._refresh()
         return told

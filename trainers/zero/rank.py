@@ -54,6 +54,9 @@ class Rank:
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
         self._spans: list[tuple[str, int, int, float, float, float]] = []
         self._held: dict[str, int] | None = None
+        self._step = 0
+        if not settings.shaping.idle:
+            self._optimizer.register_step_pre_hook(self._shape)
         made.engine.train()
 
     def step(self, number: int, stop: bool = False) -> Outcome:
@@ -63,6 +66,7 @@ class Rank:
             NotFinite: when the loss or the norm of the gradient is not.
         """
         self._set_rate(number)
+        self._step = number
         self._spans = []
         loss, gradients = 0.0, 0
         shares = self._shares.of_step(number, self.number)
@@ -98,6 +102,13 @@ class Rank:
         factor = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
         for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor
+
+    def _shape(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Change gradients before the optimizer sees them; DeepSpeed may hand it some of its tensors at a time."""
+        for group in optimizer.param_groups:
+            for moved in group["params"]:
+                if moved.grad is not None:
+                    self.settings.shaping.apply_to_pieces(moved.grad, self.made.pieces[moved], self._step)
 
     def _update(self, number: int) -> float:
         """Move the parameters; return the norm of the whole gradient where it is clipped."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from strategies.seeds import integer
+from trainers.gradients import Shaping
 from trainers.pipeline import losses
 from trainers.pipeline.settings import Order
 
@@ -23,6 +24,7 @@ class Settings(NamedTuple):
         loss: see `trainers.pipeline.losses.build`. precision: `bf16` or None. steps: of the whole run.
         deepspeed: the user's own DeepSpeed configuration, see `native.configuration`.
         memory: how activations are kept; None keeps them as they are.
+        clip_value, gradient_noise: see `trainers.gradients`.
     """
 
     model: Mapping[str, Any]
@@ -42,6 +44,13 @@ class Settings(NamedTuple):
     steps: int
     deepspeed: Mapping[str, Any] = {}
     memory: Mapping[str, Any] | None = None
+    clip_value: float | None = None
+    gradient_noise: Mapping[str, Any] | None = None
+
+    @property
+    def shaping(self) -> Shaping:
+        """What is done to gradients."""
+        return Shaping.of(self.clip_value, self.gradient_noise, self.seed)
 
 
 class Share(NamedTuple):
