@@ -56,7 +56,7 @@ def configuration(settings: Settings, sizes: Sequence[int]) -> dict[str, Any]:
     ours: dict[str, Any] = {
         "train_batch_size": micro * settings.ranks * settings.accumulate,
         "gradient_accumulation_steps": settings.accumulate,
-        "gradient_clipping": settings.clip_norm or 0.0,
+        "gradient_clipping": (settings.clip_norm or 0.0) if settings.stage else 0.0,  # at stage 0, see `rank`
         "bf16": {"enabled": settings.precision == "bf16"},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,

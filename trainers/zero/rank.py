@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 from trainers import learning_rate
 from trainers.data.base import Dataset
@@ -54,9 +54,10 @@ class Rank:
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
         self._spans: list[tuple[str, int, int, float, float, float]] = []
         self._held: dict[str, int] | None = None
-        self._step = 0
-        if not settings.shaping.idle:
-            self._optimizer.register_step_pre_hook(self._shape)
+        self._step, self._norm = 0, 0.0
+        self._clips = settings.clip_norm is not None and is_shared(made.engine)
+        if self._clips or not settings.shaping.idle:
+            self._optimizer.register_step_pre_hook(self._before)
         made.engine.train()
 
     def step(self, number: int, stop: bool = False) -> Outcome:
@@ -103,27 +104,28 @@ class Rank:
         for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * factor
 
-    def _shape(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
-        """Change gradients before the optimizer sees them; DeepSpeed may hand it some of its tensors at a time."""
-        for group in optimizer.param_groups:
-            for moved in group["params"]:
-                if moved.grad is not None:
-                    self.settings.shaping.apply_to_pieces(moved.grad, self.made.pieces[moved], self._step)
+    def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        """Change gradients before the optimizer sees them; DeepSpeed may hand it some of its tensors at a time.
+
+        At stage 0 that includes clipping: DeepSpeed's own fails there at parameters without dimensions.
+        """
+        moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        if self._clips:
+            assert self.settings.clip_norm is not None
+            self._norm = float(nn.utils.clip_grad_norm_(moved, self.settings.clip_norm))
+        if not self.settings.shaping.idle:
+            for tensor in moved:
+                self.settings.shaping.apply_to_pieces(tensor.grad, self.made.pieces[tensor], self._step)
 
     def _update(self, number: int) -> float:
         """Move the parameters; return the norm of the whole gradient where it is clipped."""
-        clips = self.settings.clip_norm is not None
-        norm = self._whole_norm() if clips and is_shared(self._engine) else 0.0
         self._engine.step()
-        if clips and not is_shared(self._engine):
-            norm = float(self._engine.get_global_grad_norm())
+        if self.settings.clip_norm is None:
+            return 0.0
+        norm = self._norm if self._clips else float(self._engine.get_global_grad_norm())
         if not math.isfinite(norm) or norm < 0:  # DeepSpeed writes -1 for what is not finite
             raise NotFinite(f"training diverged at step {number}: gradient norm {norm}")
         return norm
-
-    def _whole_norm(self) -> float:
-        gradients = [p.grad for p in self.made.model.parameters() if p.grad is not None]
-        return math.sqrt(math.fsum(float(gradient.double().square().sum()) for gradient in gradients))
 
     def _agree(self, loss: float, stop: bool) -> tuple[float, bool]:
         """Sum over ranks; return the step's loss and whether some rank wants to stop."""
