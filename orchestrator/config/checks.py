@@ -63,9 +63,11 @@ def check_itself(experiment: Experiment) -> list[Finding]:
     """Return what cannot be run about an experiment, whatever is searched or tried of it."""
     from orchestrator.config.graph_checks import GRAPH_CHECKS
     from orchestrator.config.local_checks import LOCAL_CHECKS
+    from orchestrator.config.sharded_checks import SHARDED_CHECKS
     from orchestrator.config.zero_checks import ZERO_CHECKS
 
-    return [finding for one in (*_CHECKS, *GRAPH_CHECKS, *LOCAL_CHECKS, *ZERO_CHECKS) for finding in one(experiment)]
+    every = (*_CHECKS, *GRAPH_CHECKS, *LOCAL_CHECKS, *ZERO_CHECKS, *SHARDED_CHECKS)
+    return [finding for one in every for finding in one(experiment)]
 
 
 # ---------------------------------------------------------------------------------------------- clients and data

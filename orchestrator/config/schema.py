@@ -87,6 +87,7 @@ from orchestrator.config.search import (
     Search,
     Uniform,
 )  # fmt: skip
+from orchestrator.config.sharded import Sharded
 from orchestrator.config.zero import Zero
 
 __all__ = [
@@ -96,7 +97,7 @@ __all__ = [
     "Grid", "Iid", "LearningRate", "Letters", "LocalLearning", "LogUniform", "Logistic", "LognormalSpeed", "Loss",
     "Mean", "Mlp", "Model", "ModelSection", "Optimizer", "Optuna", "OwnData", "OwnModel", "Parquet", "Partition",
     "Pbt", "Peers", "Pipeline", "Planetoid", "PowerLaw", "Pretrain", "RandInt", "RandomSearch", "ResNet", "RunGrid",
-    "Sbm", "Search", "Section", "Shakespeare", "Shards", "Storage", "Strategy", "Synthetic", "Tracking",
+    "Sbm", "Search", "Section", "Shakespeare", "Sharded", "Shards", "Storage", "Strategy", "Synthetic", "Tracking",
     "TransformerLM", "Uniform", "Vgg", "Vit", "Zero",
 ]  # fmt: skip
 
@@ -153,7 +154,8 @@ Strategy = Annotated[
     | Annotated[Pipeline, Tag("pipeline")]
     | Annotated[GraphPipeline, Tag("graph-pipeline")]
     | Annotated[LocalLearning, Tag("local-learning")]
-    | Annotated[Zero, Tag("zero")],
+    | Annotated[Zero, Tag("zero")]
+    | Annotated[Sharded, Tag("sharded")],
     Discriminator(by_kind),
 ]
 

@@ -9,8 +9,9 @@ an operator of its own.
 
 from strategies.sharded.boxing import collective, gloo_bytes, mesh_bytes, table_bytes
 from strategies.sharded.graph import Graph, Operator, shard
+from strategies.sharded.meshes import MeshAssignment, plan_mesh
 from strategies.sharded.placements import BROADCAST, PARTIAL, Broadcast, Partial, Placement, Split, parse, show
-from strategies.sharded.planning import Assignment, TooLarge, exact, greedy
+from strategies.sharded.planning import Assignment, TooLarge, exact, greedy, price
 from strategies.sharded.signatures import KINDS, Signature, is_even, signatures
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Assignment",
     "Broadcast",
     "Graph",
+    "MeshAssignment",
     "Operator",
     "Partial",
     "Placement",
@@ -33,6 +35,8 @@ __all__ = [
     "is_even",
     "mesh_bytes",
     "parse",
+    "plan_mesh",
+    "price",
     "shard",
     "show",
     "signatures",

@@ -1,7 +1,8 @@
 """The cheapest way to lay out a model: a signature for every operator, so that little is sent between ranks.
 
-    greedy    each operator in topological order takes the signature whose own boxing is cheapest, as OneFlow does; it
-              does not see what that costs the operators behind
+    greedy    each operator in topological order takes the signature whose inputs are boxed most cheaply, as in OneFlow;
+              it sees neither the operators behind nor the way back. Where all parameters are given, this is how the
+              rest follows from them
     exact     the cheapest of all assignments, by dynamic programming along the order: what is remembered is how the
               tensors lie that are still to be read, so chains are quick and residual connections a little slower
 
@@ -71,18 +72,18 @@ def greedy(
 ) -> Assignment:
     """Return what choosing operator by operator comes to; see `exact` for the arguments.
 
-    Of signatures that cost the same, the one whose output is smallest on a rank is taken.
+    A piece of a copy costs nothing, but a byte here, as in OneFlow. Of signatures that cost the same, the one is taken
+    by which a rank holds least.
     """
     steps = _Steps(graph, ranks, copies, fixed or {}, whole)
     state: State = ()
     path = _Path(0.0, 0.0, None, None)
     for place, op in enumerate(graph.operators):
-        found = [
-            ((sent, graph.num_bytes(local_shape(op.shape, chosen.output, ranks))), held, chosen, after)
-            for chosen, sent, held, after in steps.after(place, dict(state))
-        ]
-        (sent, _), held, chosen, state = min(found, key=lambda one: one[0])
-        path = _Path(path.sent + sent, path.held + held, chosen, path)
+        found = list(steps.after(place, dict(state)))
+        if not found:
+            raise _none(op)
+        chosen, sent, held, state = min(found, key=lambda one: (one[1].forward + one[1].changes, one[2]))
+        path = _Path(path.sent + sent.all, path.held + held, chosen, path)
     return steps.assignment(path)
 
 
@@ -115,15 +116,39 @@ def exact(
         for state, paths in now.items():
             for chosen, sent, held, after in steps.after(place, dict(state)):
                 kept = following.setdefault(after, [])
-                kept.extend(_Path(path.sent + sent, path.held + held, chosen, path) for path in paths)
+                kept.extend(_Path(path.sent + sent.all, path.held + held, chosen, path) for path in paths)
         if not following:
-            raise ValueError(f"{op.kind} in {op.where or 'the model'} has no signature for the given placements")
+            raise _none(op)
         least = min(path.held for paths in following.values() for path in paths)
         now = {state: _best(paths, memory) for state, paths in following.items()}
         now = {state: paths for state, paths in now.items() if paths}
         if not now:
             raise TooLarge(least)
     return steps.assignment(min((p for paths in now.values() for p in paths), key=lambda p: (p.sent, p.held)))
+
+
+def price(
+    graph: Graph, ranks: int, chosen: Sequence[Signature], placements: Fixed, *, copies: float = 4.0
+) -> Assignment:
+    """Return what signatures come to that are chosen already, on pieces of any size.
+
+    Raises:
+        ValueError: when an operator cannot have its signature where the others have theirs.
+    """
+    steps = _Steps(graph, ranks, copies, placements, whole=True)
+    path, state = _Path(0.0, 0.0, None, None), dict[str, Placement]()
+    for op, signature in zip(graph.operators, chosen, strict=True):
+        cost = steps.cost(op, signature, state)
+        if cost is None:
+            raise _none(op)
+        sent, held, placed = cost
+        state |= {**placed, op.output: signature.output}
+        path = _Path(path.sent + sent.all, path.held + held, signature, path)
+    return steps.assignment(path)
+
+
+def _none(op: Operator) -> ValueError:
+    return ValueError(f"{op.kind} in {op.where or 'the model'} has no signature for how its inputs lie")
 
 
 def _best(paths: list[_Path], memory: float | None) -> list[_Path]:
@@ -135,6 +160,18 @@ def _best(paths: list[_Path], memory: float | None) -> list[_Path]:
         if path.held <= memory and (not kept or path.held < kept[-1].held):
             kept.append(path)
     return kept
+
+
+class _Sent(NamedTuple):
+    """Bytes that an operator sends forward and back, and how many inputs it lays out differently."""
+
+    forward: float
+    back: float
+    changes: int
+
+    @property
+    def all(self) -> float:
+        return self.forward + self.back
 
 
 class _Steps:
@@ -154,12 +191,13 @@ class _Steps:
         self._legal = [_legal(op, parts, ranks, whole) for op in graph.operators]
         self._last = {name: place for place, op in enumerate(graph.operators) for name in op.inputs}
         self._produced = {op.output for op in graph.operators}
+        self._whole, self._weights, self._learning = whole, _from(graph, all), _from(graph, any)
 
-    def after(self, place: int, state: dict[str, Placement]) -> Iterator[tuple[Signature, float, float, State]]:
-        """Yield for each signature: it, the bytes sent, the bytes held more, and how tensors lie then."""
+    def after(self, place: int, state: dict[str, Placement]) -> Iterator[tuple[Signature, _Sent, float, State]]:
+        """Yield for each signature: it, what is sent, the bytes held more, and how tensors lie then."""
         op = self._graph.operators[place]
         for chosen in self._legal[place]:
-            cost = self._cost(op, chosen, state)
+            cost = self.cost(op, chosen, state)
             if cost is None:
                 continue
             sent, held, placed = cost
@@ -167,11 +205,12 @@ class _Steps:
             live = tuple(sorted((name, p) for name, p in following.items() if self._last.get(name, -1) > place))
             yield chosen, sent, held, live
 
-    def _cost(
+    def cost(
         self, op: Operator, chosen: Signature, state: Mapping[str, Placement]
-    ) -> tuple[float, float, dict[str, Placement]] | None:
+    ) -> tuple[_Sent, float, dict[str, Placement]] | None:
+        """Return what a signature sends, holds, and where it finds what no operator makes; None where it cannot be."""
         graph, ranks = self._graph, self._ranks
-        sent = 0.0
+        sent, back, changes = 0.0, 0.0, 0
         held = float(graph.num_bytes(local_shape(op.shape, chosen.output, ranks)))
         placed: dict[str, Placement] = {}
         inputs = zip(op.inputs, op.shapes, chosen.inputs, chosen.gradients, strict=True)
@@ -184,20 +223,28 @@ class _Steps:
                 if name not in state and name not in placed and name in graph.parameters:
                     held += self._copies * graph.num_bytes(local_shape(shape, given, ranks))
                 placed[name] = given
+                changes += given != wanted
                 if graph.parameters.get(name):
-                    sent += self._count(gradient, dual(given), num_bytes, ranks)
+                    back += self._count(gradient, dual(given), num_bytes, ranks)
                 continue
             lies = state[name]
             if lies == wanted:
-                if gradient != dual(lies):
-                    sent += self._count(gradient, dual(lies), num_bytes, ranks)
+                if gradient != dual(lies) and name in self._learning:
+                    back += self._through(gradient, dual(lies), num_bytes)
                 continue
-            if isinstance(wanted, Partial) or (isinstance(lies, Partial) and isinstance(wanted, Split)):
+            if isinstance(wanted, Partial) or (name in self._weights and not self._whole and lies != BROADCAST):
                 return None
-            sent += self._count(lies, wanted, num_bytes, ranks)
-            if gradient != dual(lies):
-                sent += self._count(gradient, dual(lies), num_bytes, ranks)
-        return sent, held, placed
+            changes += 1
+            sent += self._through(lies, wanted, num_bytes)
+            if gradient != dual(lies) and name in self._learning:
+                back += self._through(gradient, dual(lies), num_bytes)
+        return _Sent(sent, back, changes), held, placed
+
+    def _through(self, lies: Placement, wanted: Placement, num_bytes: float) -> float:
+        """Return what it costs to lay an activation out differently, where sums become copies first."""
+        between = BROADCAST if isinstance(lies, Partial) else lies
+        first = self._count(lies, between, num_bytes, self._ranks)
+        return first + self._count(between, wanted, num_bytes, self._ranks)
 
     def _given(self, name: str, wanted: Placement, state: Mapping[str, Placement]) -> Placement | None:
         """Return how a tensor lies that no operator makes: as it did before, as it is fixed, or else as is wanted."""
@@ -232,6 +279,15 @@ def _legal(op: Operator, parts: Sequence[int], ranks: int, whole: bool) -> list[
     if whole or op.kind not in _WORK or ranks == 1:
         return even
     return [s for s in even if any(isinstance(placement, Split) for placement in s.inputs)] or even
+
+
+def _from(graph: Graph, of: Callable[[Iterator[bool]], bool]) -> set[str]:
+    """Return the tensors that are made of trained parameters: of nothing else, or of some."""
+    found = {name for name, trained in graph.parameters.items() if trained}
+    for op in graph.operators:
+        if of(name in found for name in op.inputs):
+            found.add(op.output)
+    return found
 
 
 def _parts(graph: Graph) -> set[int]:

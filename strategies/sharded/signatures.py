@@ -183,6 +183,20 @@ def _select(op: Operator, parts: Sequence[int]) -> Iterator[Signature]:
     yield Signature((PARTIAL,), PARTIAL)
 
 
+def _narrow(op: Operator, parts: Sequence[int]) -> Iterator[Signature]:
+    """A stretch of dimension `dim`."""
+    for signature in _linear_pointwise(op, parts):
+        split = signature.output
+        if not isinstance(split, Split) or split.dim != int(op.arguments["dim"]) % len(op.shape):
+            yield signature
+
+
+def _by_example(op: Operator, parts: Sequence[int]) -> Iterator[Signature]:
+    """Convolutions and the like: examples are independent, and everything else is copied."""
+    for split in _splits(op.shapes[0][0], 0, parts):
+        yield Signature((split, *(BROADCAST,) * (len(op.inputs) - 1)), split)
+
+
 def _sum(op: Operator, parts: Sequence[int]) -> Iterator[Signature]:
     """The sum over dimensions `dims`, which go unless `keep`."""
     (shape,) = op.shapes
@@ -261,6 +275,8 @@ _RULES: dict[str, Rule] = {
     "permute": _permute,
     "reshape": _reshape,
     "select": _select,
+    "narrow": _narrow,
+    "by-example": _by_example,
     "sum": _sum,
     "loss": _loss,
 }
