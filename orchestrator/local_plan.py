@@ -29,7 +29,7 @@ class LocalPlan(GangPlan):
     """What a local-learning run would do.
 
     Args:
-        data_bytes: of the data set, which every worker reads. memory: bytes of each worker.
+        data_bytes: of the data set, which every worker reads. memory: bytes of each process.
     """
 
     stages: LocalStages
@@ -46,7 +46,8 @@ class LocalPlan(GangPlan):
     def _modules(self) -> Iterator[str]:
         heads = f"{'parameters':>12}  {'auxiliary':>12}  {'forward':>10}  {'learning':>10}  {'saved':>10}"
         yield f"{'worker':>6}  {'module':>6}  {heads}  of the model"
-        owners = [worker for worker, share in enumerate(self.stages.shares) for _ in range(share)]
+        counts = [f" x {count}" if count > 1 else "" for count in self.stages.replicas]
+        owners = [f"{worker}{counts[worker]}" for worker, share in enumerate(self.stages.shares) for _ in range(share)]
         for index, (worker, cost) in enumerate(zip(owners, self.stages.costs, strict=True)):
             names = cost.names[:1] if len(cost.names) < 2 else (cost.names[0], "...", cost.names[-1])
             yield (
@@ -57,12 +58,12 @@ class LocalPlan(GangPlan):
 
     def _batch(self) -> Iterator[str]:
         stages = self.stages
-        slowest, alone = max(stages.batch_s), sum(stages.batch_s)
+        slowest, alone = max(stages.batch_s), sum(cost.forward_s + cost.learn_s for cost in stages.costs)
         extra = sum(cost.num_auxiliary for cost in stages.costs)
         sent = sum(stages.sent_bytes) + MARK_BYTES * len(stages.sent_bytes)
         yield f"{'parameters':<28}{self.num_parameters:>14,}   and {extra:,} of auxiliary networks"
         yield f"{'time':<28}{milliseconds(slowest):>14}   {milliseconds(alone)} by one process"
-        share = slowest * len(stages.batch_s)
+        share = slowest * sum(stages.replicas)
         yield f"{'waiting':<28}{1 - alone / share:>14.1%}   of the workers' time: modules are not equal"
         yield f"{'sent between workers':<28}{size(sent):>14}   activations and marks; no gradients"
         kept, whole = max(cost.saved_bytes for cost in stages.costs), stages.backpropagation_bytes
@@ -89,7 +90,9 @@ def plan_local(loaded: Loaded, prepared: Prepared) -> LocalPlan:
         own = stages.of_worker(worker)
         weights = sum(cost.num_parameters + cost.num_auxiliary for cost in own) * dtype.itemsize
         waiting = held * stages.sent_bytes[worker - 1] if worker else 0
-        memory.append(int(copies * weights) + max(cost.saved_bytes for cost in own) + waiting)
+        count = stages.replicas[worker]
+        rows = (max(cost.saved_bytes for cost in own) + waiting) // count
+        memory += [int(copies * weights) + rows] * count
     data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
     nodes, placement = placement_of(experiment)
     return LocalPlan(

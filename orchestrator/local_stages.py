@@ -7,6 +7,7 @@ such that the slowest worker is as fast as it can be. As no worker waits for a l
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from orchestrator.config import Origins
@@ -28,12 +29,14 @@ class LocalStages(NamedTuple):
     Args:
         shares: modules of each worker. costs: of each module, for a batch. stream: as of `strategies.local.LocalRule`.
         backpropagation_bytes: that autograd would keep of the whole model for a batch; None where that is impossible.
+        replicas: processes of each worker.
     """
 
     shares: tuple[int, ...]
     costs: tuple[ModuleCost, ...]
     stream: str
     backpropagation_bytes: int | None
+    replicas: tuple[int, ...]
 
     def of_worker(self, worker: int) -> tuple[ModuleCost, ...]:
         start = sum(self.shares[:worker])
@@ -41,8 +44,11 @@ class LocalStages(NamedTuple):
 
     @property
     def batch_s(self) -> list[float]:
-        """Seconds that each worker needs for a batch."""
-        return [sum(c.forward_s + c.learn_s for c in self.of_worker(worker)) for worker in range(len(self.shares))]
+        """Seconds that each worker needs for a batch, divided among its processes."""
+        return [
+            sum(c.forward_s + c.learn_s for c in self.of_worker(worker)) / count
+            for worker, count in enumerate(self.replicas)
+        ]
 
     @property
     def sent_bytes(self) -> list[int]:
@@ -79,8 +85,30 @@ def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
     found = list(memory_problems(strategy.memory, named, origins))
     if found:
         raise ConfigError(found)
-    shares = tuple(balance([cost.forward_s + cost.learn_s for cost in costs], strategy.modules))
-    return LocalStages(shares, tuple(costs), built.rule.stream, whole)
+    shares = deal([cost.forward_s + cost.learn_s for cost in costs], strategy.processes)
+    return LocalStages(shares, tuple(costs), built.rule.stream, whole, strategy.processes)
+
+
+def deal(costs: Sequence[float], processes: Sequence[int]) -> tuple[int, ...]:
+    """Return how many modules, in a row, each worker owns, such that the slowest is fastest.
+
+    Args:
+        costs: of each module. processes: of each worker, which divide its costs.
+    """
+    if len(set(processes)) == 1:
+        return tuple(balance(costs, len(processes)))
+    best: dict[int, tuple[float, tuple[int, ...]]] = {0: (0.0, ())}
+    for worker, count in enumerate(processes):
+        ends = range(worker + 1, len(costs) - (len(processes) - worker - 1) + 1)
+        best = {
+            end: min(
+                (max(slowest, sum(costs[start:end]) / count), (*shares, end - start))
+                for start, (slowest, shares) in best.items()
+                if start < end
+            )
+            for end in ends
+        }
+    return best[len(costs)][1]
 
 
 def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
@@ -106,6 +134,7 @@ def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
         clip_value=strategy.clip_value,
         gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         memory=plain(strategy.memory),
+        replicas=strategy.processes if max(strategy.processes) > 1 else (),
         slowdown=tuple(strategy.slowdown.get(worker, 1.0) for worker in range(strategy.modules)),
     )
 
@@ -119,6 +148,7 @@ def summarise(experiment: Experiment, stages: LocalStages) -> dict[str, Any]:
         "rule": strategy.rule_arguments(),
         "stream": stages.stream,
         "shares": list(stages.shares),
+        "replicas": list(stages.replicas),
         "modules": [{**cost._asdict(), "names": list(cost.names)} for cost in stages.costs],
         "sent_bytes": stages.sent_bytes,
         "backpropagation_bytes": stages.backpropagation_bytes,

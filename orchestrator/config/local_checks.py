@@ -33,9 +33,12 @@ def _local(experiment: Experiment) -> Iterator[Finding]:
 
 def _places(experiment: Experiment, strategy: LocalLearning) -> Iterator[Finding]:
     cluster = experiment.cluster
-    if cluster.workers not in (0, Cluster().workers, strategy.modules):
+    if cluster.workers not in (0, Cluster().workers, strategy.num_ranks):
         message = f"got {cluster.workers}, but each of the {strategy.modules} modules is one process"
-        hint = f"cluster.workers={strategy.modules}, or 0 for all of them in this process"
+        if strategy.num_ranks > strategy.modules:
+            message = f"got {cluster.workers}, but {strategy.modules} modules with their replicas are "
+            message += f"{strategy.num_ranks} processes"
+        hint = f"cluster.workers={strategy.num_ranks}, or 0 for all of them in this process"
         yield Finding(("cluster", "workers"), message, hint, (("strategy", "modules"),))
     if cluster.device == "cuda" and cluster.workers:
         message = "got 'cuda', but modules send activations through gloo, which takes tensors of the CPU"
@@ -73,6 +76,32 @@ def _regime(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(("strategy", "slowdown"), message, "cluster.workers=0, for a clock on which they are slow")
 
 
+def _replicas(experiment: Experiment) -> Iterator[Finding]:
+    """Refuse replicas where rows of a batch cannot be learned from apart."""
+    strategy, here = experiment.strategy, ("strategy", "replicas")
+    if not isinstance(strategy, LocalLearning):
+        return
+    for worker in strategy.replicas:
+        if worker >= strategy.modules:
+            message = f"got worker {worker}, expected 0 to {strategy.modules - 1}"
+            yield Finding(here, message, "", (("strategy", "modules"),))
+    if set(strategy.replicas.values()) <= {1}:
+        return
+    if strategy.regime == "asynchronous":
+        message = "got several processes of a worker, but in an asynchronous run they would have different batches"
+        yield Finding(here, message, "strategy.regime=lossless", (("strategy", "regime"),))
+    if strategy.rule.name not in ("auglocal", "dgl"):
+        message = (
+            f"got several processes of a worker, but {strategy.rule.name} does not learn by the mean of a loss of each "
+            "example, which rows of a batch could be divided for"
+        )
+        yield Finding(here, message, "strategy.rule.name=auglocal, or dgl", (("strategy", "rule", "name"),))
+    most = max(strategy.replicas.values())
+    if strategy.batch_size < 2 * most:
+        message = f"got {most} processes for batches of {strategy.batch_size}, which leaves some fewer than 2 examples"
+        yield Finding(here, message, f"strategy.batch_size={2 * most} or more", (("strategy", "batch_size"),))
+
+
 def _client_rule(experiment: Experiment) -> Iterator[Finding]:
     """Refuse rules where clients cannot train by one."""
     client = getattr(experiment.strategy, "client", None)
@@ -91,5 +120,5 @@ def _client_rule(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(here, message, "auglocal, dgl or predsim")
 
 
-LOCAL_CHECKS = (_local, _regime, _client_rule)
+LOCAL_CHECKS = (_local, _regime, _replicas, _client_rule)
 """Checks of experiments of local learning."""

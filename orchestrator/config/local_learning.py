@@ -23,6 +23,11 @@ class LocalLearning(GangSection):
     modules: PositiveInt = Field(
         2, description="processes; each owns one module, or several in a row where the rule makes more of them"
     )
+    replicas: dict[NonNegativeInt, PositiveInt] = Field(
+        {},
+        description="worker: processes that share its batches, each some of the rows, and make every step together, so "
+        "that a costly module keeps up; auglocal and dgl, lossless",
+    )
     regime: Literal["lossless", "asynchronous"] = Field(
         "lossless",
         description="lossless: each batch once and in order, bits as in one process; asynchronous: each worker at its "
@@ -57,4 +62,9 @@ class LocalLearning(GangSection):
 
     @property
     def num_ranks(self) -> int:
-        return self.modules
+        return sum(self.processes)
+
+    @property
+    def processes(self) -> tuple[int, ...]:
+        """Processes of each worker."""
+        return tuple(self.replicas.get(worker, 1) for worker in range(self.modules))

@@ -87,7 +87,7 @@ def _rows(facts: Facts) -> Iterator[list[str | Markup]]:
         between = " \N{HORIZONTAL ELLIPSIS} "
         yield [
             str(index),
-            "" if worker is None else str(worker),
+            "" if worker is None else _worker(facts, worker),
             names[0] if len(names) == 1 else between.join((names[0], names[-1])) if names else "",
             _show(told.get("num_parameters"), scales.count),
             _show(told.get("num_auxiliary"), scales.count),
@@ -97,6 +97,13 @@ def _rows(facts: Facts) -> Iterator[list[str | Markup]]:
             _show(_last(facts, f"modules/loss_{index}"), scales.plain),
             _show(_last(facts, f"workers/memory_bytes_{worker}"), scales.memory),
         ]
+
+
+def _worker(facts: Facts, worker: int) -> str:
+    """Return a worker's number, and how many processes it is where that is more than one."""
+    counts = (facts.partition or {}).get("replicas")
+    count = counts[worker] if isinstance(counts, list) and worker < len(counts) else 1
+    return f"{worker} ({count} processes)" if isinstance(count, int) and count > 1 else str(worker)
 
 
 def _note(facts: Facts) -> Iterator[str]:
@@ -117,6 +124,8 @@ def _note(facts: Facts) -> Iterator[str]:
                 )
     else:
         yield f"Rule {name}, lossless: each batch once and in order, with the bits of one process."
+        if facts.partition and max(facts.partition.get("replicas", [1])) > 1:
+            yield "Processes of one worker share its batches; the time line and the memory are of the first of them."
     yield (
         "In the table, forward and learning are of one batch, measured before the run; kept for backward is the most "
         "that autograd held in the first batch; process is the largest resident memory of the worker so far."

@@ -107,6 +107,37 @@ def test_a_wish_to_stop_travels_down_with_the_batches_and_leaves_a_whole_state(t
 
 
 @pytest.mark.slow
+def test_replicas_of_a_worker_have_the_bits_of_one_process_also_when_one_is_killed(
+    tmp_path: Path, local_ray: str
+) -> None:
+    def kill_one(report: Any, directory: RunDirectory) -> bool:
+        if report.state.step == 6 and not killed:
+            killed.append([event["pid"] for event in directory.events() if event["kind"] == "worker_started"][-1])
+            os.kill(killed[0], signal.SIGKILL)
+        return False
+
+    killed: list[int] = []
+    settings = config(tmp_path / "one", workers=0, replicas={1: 2})
+    here = orchestrator.run(settings, quiet=True)
+    settings = config(tmp_path, workers=3, address=local_ray, replicas={1: 2})
+    there = orchestrator.run(settings, quiet=True, trial=Trial(tmp_path / "run", 0, {}, on_step=kill_one))
+    assert [event["kind"] for event in RunDirectory.open(there.run_dir).events()].count("gang_restarted") == 1
+    left, right = state(here), state(there)
+    assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+    assert "1 (2 processes)" in (there.run_dir / "report.html").read_text()
+
+
+@pytest.mark.slow
+def test_a_wish_to_stop_reaches_the_replicas_that_did_not_hear_it(tmp_path: Path, local_ray: str) -> None:
+    trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 6)
+    settings = config(tmp_path, workers=4, address=local_ray, steps=4000, queue=3, replicas={0: 2, 1: 2})
+    settings["checkpoint"]["every"] = 4000
+    result = orchestrator.run(settings, quiet=True, trial=trial)
+    assert result.status == "STOPPED" and 6 <= result.step < 4000
+    assert (result.run_dir / "checkpoints" / f"step-{result.step:06d}" / "checkpoint.json").is_file()
+
+
+@pytest.mark.slow
 def test_asynchronous_workers_do_their_quotas_and_are_stopped_at_the_end_of_one(tmp_path: Path, local_ray: str) -> None:
     changes = {"regime": "asynchronous", "buffer": 2, "max_reuse": 3, "steps": 4000, "modules": 3}
     trial = Trial(tmp_path / "run", 0, {}, on_step=lambda report, directory: report.state.step == 6)

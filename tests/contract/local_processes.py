@@ -27,6 +27,8 @@ OTHERS: dict[str, tuple[tuple[int, ...], dict[str, Any]]] = {
     "forward-forward": ((1, 1, 3), {"name": "forward-forward"}),
 }
 """Rules whose workers hear from behind, from nobody, and of several tensors; with the modules of each worker."""
+REPLICATED = {"behind": (1, 2), "before": (2, 1)}
+"""Replicas of two workers, on three processes."""
 WAYS = ("as it is", "after learning", "in half precision")
 """How what is sent came about: as the workers do it, and the two negative controls."""
 
@@ -46,7 +48,7 @@ class Found(NamedTuple):
     Args:
         states: trees of each way. values: of the steps, of each way. sent: target and bytes of each tensor, first way.
         ahead: how many batches the first worker had begun beyond the second one, when that had done each.
-        others: trees of each other rule.
+        others: trees of each other rule. replicated: what was told and trees, of each of `REPLICATED`.
     """
 
     states: dict[str, dict[str, dict[str, torch.Tensor]]]
@@ -54,12 +56,18 @@ class Found(NamedTuple):
     sent: list[tuple[int, int]]
     ahead: list[int]
     others: dict[str, dict[str, dict[str, torch.Tensor]]]
+    replicated: dict[str, tuple[list[dict[str, float]], dict[str, dict[str, torch.Tensor]]]]
 
 
 def run(folder: Path) -> list[Found]:
     """Start the processes and return what they found, by rank."""
     mp.spawn(_launch, (folder,), nprocs=1)
     return [Found(*torch.load(folder / f"{rank}.pt", weights_only=True)) for rank in range(len(SHARES))]
+
+
+def replicas(name: str) -> Settings:
+    """Return the training of a case of `REPLICATED`."""
+    return settings((1, 1), {**RULE, "modules": 2}, replicas=REPLICATED[name])
 
 
 def _launch(_: int, folder: Path) -> None:
@@ -93,8 +101,12 @@ def _process(rank: int, folder: Path, begun: Any) -> None:
         name: _trained(program.make(Context(rank, len(SHARES)), settings(*of), dataset(), time.time()))[1]
         for name, of in OTHERS.items()
     }
+    replicated = {
+        name: _trained(program.make(Context(rank, len(SHARES)), replicas(name), dataset(), time.time()))
+        for name in REPLICATED
+    }
     ahead = _queued(rank, begun)
-    torch.save((states, values, first, ahead, others), folder / f"{rank}.pt")
+    torch.save((states, values, first, ahead, others, replicated), folder / f"{rank}.pt")
     dist.barrier()
     dist.destroy_process_group()
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from tests.contract.local_processes import OTHERS, RULE, SHARES, WAYS, Found, run
+from tests.contract.local_processes import OTHERS, REPLICATED, RULE, SHARES, WAYS, Found, replicas, run
 from tests.contract.local_runs import HIDDEN, STEPS, dataset, flat, named, serially, settings
+from trainers.decoupled.inline import InlineWorkers
 from trainers.decoupled.links import MARK_BYTES
 
 
@@ -54,3 +55,21 @@ def test_what_is_sent_is_the_boundary_activations_and_a_mark_and_nothing_goes_ba
 
 def test_a_fast_worker_is_held_back_by_the_queue_but_runs_ahead_within_it(found: list[Found]) -> None:
     assert 1 < max(found[1].ahead) <= 3  # two between them, and the one that it works on
+
+
+@pytest.mark.parametrize("name", REPLICATED)
+def test_replicas_of_a_worker_stay_the_same_and_have_the_bits_of_one_process(found: list[Found], name: str) -> None:
+    given = replicas(name)
+    whole = InlineWorkers(given, dataset())
+    told = [whole.step(number)["train/loss"] for number in range(1, STEPS + 1)]
+    expected = whole.export()
+    for each in found:
+        mine = each.replicated[name][1]
+        assert {"model", "counters", "optimizer.momentum_buffer"} <= {tree for tree, named in mine.items() if named}
+        differ = [key for tree, of in mine.items() for key in of if not torch.equal(of[key], expected[tree][key])]
+        assert differ == []
+    last = found[given.places().index((1, 0))].replicated[name][0]
+    assert [values["train/loss"] for values in last[:STEPS]] == pytest.approx(told, rel=1e-12)
+    assert last[-1]["test/accuracy"] == whole.evaluate(STEPS)["test/accuracy"]
+    rows = 7 * HIDDEN * 4
+    assert [values["comm/boundary_bytes"] for values in last[:STEPS]] == [rows + 2.0 * MARK_BYTES] * STEPS

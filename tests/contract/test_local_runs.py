@@ -188,6 +188,11 @@ def test_an_asynchronous_run_without_speed_differences_still_is_not_the_serial_p
         ({"slowdown": {7: 2.0}, "regime": "asynchronous"}, "strategy.slowdown", "expected 0 to 2"),
         ({"queue": 2, "regime": "asynchronous"}, "strategy.queue", "a ring buffer, not a queue"),
         ({"optimizer": {"name": "sgdd"}}, "strategy.optimizer.name", "no optimizer"),
+        ({"replicas": {3: 2}}, "strategy.replicas", "worker 3, expected 0 to 2"),
+        ({"replicas": {1: 2}, "rule": {"name": "predsim"}}, "strategy.replicas", "does not learn by the mean"),
+        ({"replicas": {1: 2}, "regime": "asynchronous"}, "strategy.replicas", "would have different batches"),
+        ({"replicas": {1: 4}}, "strategy.replicas", "fewer than 2 examples"),
+        ({"replicas": {1: 0}}, "strategy.replicas.1", "a whole number above 0"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_run_is_told_with_its_field(tmp_path: Path, strategy: Any, path: str, message: str) -> None:

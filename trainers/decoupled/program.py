@@ -1,4 +1,5 @@
-"""What each rank of a local-learning gang is: one worker, and its messages; `trainers.loop` runs it.
+"""What each rank of a local-learning gang is: one worker, or one of its replicas, and its messages; `trainers.loop`
+runs it.
 
 Ranks go through the loop at their own pace: the first asks for the driver's word, the last tells what steps came to,
 and all tell what they measured, are drawn, and hold a part of the state.
@@ -6,15 +7,17 @@ and all tell what they measured, are drawn, and hold a part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+import torch.distributed as dist
 
 from strategies.local import serial
 from strategies.local.base import FeedbackModule
 from trainers import loop, wire
 from trainers.data.base import Dataset
+from trainers.decoupled.fan import fan
 from trainers.decoupled.links import Link, carried, two_examples
 from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
@@ -47,15 +50,16 @@ def run(
     if isinstance(worker, ReplayingWorker) and worker.number:
         transport = GroupTransport(range(plain.num_workers), worker.number, torch.device(context.device))
         worker.listen(worker.link.inbox(transport))
+    number, replica = plain.places()[context.rank]
     plan = loop.Plan(
         begin,
         plain.steps,
         evaluate_every,
         checkpoint_every,
-        speaks=context.rank == plain.num_workers - 1,
-        drawn=context.rank,
-        saves=context.rank,
-        measures=True,
+        speaks=replica == 0 and number == plain.num_workers - 1,
+        drawn=None if replica else number,
+        saves=None if replica else number,
+        measures=replica == 0,
         asks=context.rank == 0,
     )
     loop.train(context, worker, plan)
@@ -64,13 +68,17 @@ def run(
 
 def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float, begin: int = 0) -> Worker:
     """Return this rank's worker. What it will receive it finds by trying the modules before its own."""
-    number, device = context.rank, torch.device(context.device)
+    places = settings.places()
+    (number, replica), device = places[context.rank], torch.device(context.device)
     built = build(settings, dataset)
     incoming = None
     if number:
         dtype = getattr(torch, settings.model["dtype"])
         before = built.modules[: settings.owned(number).start]
         incoming = carried(before, built.rule, *two_examples(dataset, dtype), dataset.num_classes)
+    if settings.replicas:
+        group, link = _group(places, number), fan(settings, number, replica, incoming, device)
+        return Worker(settings, dataset, built, number, link, device, origin_s=origin_s, replica=replica, group=group)
     transport = GroupTransport(range(settings.num_workers), number, device, in_flight=1)
     feedback = None
     if number + 1 < settings.num_workers and isinstance(built.modules[-1], FeedbackModule):
@@ -80,3 +88,13 @@ def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float
     if settings.regime == "asynchronous":
         return ReplayingWorker(settings, dataset, built, number, link, device, origin_s=origin_s, begin=begin)
     return Worker(settings, dataset, built, number, link, device, origin_s=origin_s)
+
+
+def _group(places: Sequence[tuple[int, int]], number: int) -> dist.ProcessGroup | None:
+    """Return the group of a worker's replicas; every rank makes those of all workers, in the same order."""
+    found = None
+    for worker in range(places[-1][0] + 1):
+        ranks = [rank for rank, (of, _) in enumerate(places) if of == worker]
+        group = dist.new_group(ranks) if len(ranks) > 1 else None
+        found = group if worker == number else found
+    return found

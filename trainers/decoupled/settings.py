@@ -33,6 +33,7 @@ class Settings(NamedTuple):
             two evaluations. memory: how activations are kept, see `trainers.activations`; None as they are.
         slowdown: of each worker on the clock of a run in one process; empty for none.
         clip_value, gradient_noise: see `trainers.gradients`.
+        replicas: processes of each worker, which share its batches (`replicas`); empty for one each.
     """
 
     model: Mapping[str, Any]
@@ -54,6 +55,7 @@ class Settings(NamedTuple):
     memory: Mapping[str, Any] | None = None
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
+    replicas: tuple[int, ...] = ()
 
     @property
     def shaping(self) -> Shaping:
@@ -63,6 +65,14 @@ class Settings(NamedTuple):
     @property
     def num_workers(self) -> int:
         return len(self.shares)
+
+    def num_replicas(self, worker: int) -> int:
+        """Return how many processes are this worker."""
+        return self.replicas[worker] if self.replicas else 1
+
+    def places(self) -> list[tuple[int, int]]:
+        """Return worker and replica of each process, by rank."""
+        return [(worker, each) for worker in range(self.num_workers) for each in range(self.num_replicas(worker))]
 
     def owned(self, worker: int) -> range:
         """Return the numbers of the modules of a worker."""

@@ -22,6 +22,7 @@ from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from torch import Tensor
 
 from strategies.local import Carry, LocalModule, serial
@@ -32,6 +33,7 @@ from trainers.activations import export_running, restore_running
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.decoupled.links import Link, Mark
+from trainers.decoupled.replicas import Alone, Replicas, rows_of
 from trainers.decoupled.settings import Built, Settings
 from trainers.decoupled.state import Holding, rest
 from trainers.gradients import Stepped
@@ -51,6 +53,7 @@ class Worker:
         built: model and modules, of which this worker keeps its own. number: which worker.
         link: to the workers beside it.
         origin_s: on the clock of `time.time`, what time lines count from.
+        replica: which of the worker's replicas; None for all of them. group: of their processes.
     """
 
     ends = False
@@ -65,11 +68,18 @@ class Worker:
         device: torch.device,
         *,
         origin_s: float,
+        replica: int | None = None,
+        group: dist.ProcessGroup | None = None,
     ) -> None:
         self.settings, self.number = settings, number
         self._dataset, self._rule, self._device = dataset, built.rule, device
         self._owned = settings.owned(number)
         self._is_first, self._is_last = number == 0, number == settings.num_workers - 1
+        count, size = settings.num_replicas(number), settings.batch_size
+        self._replica = replica or 0
+        self._rows = slice(0, size) if replica is None else rows_of(size, replica, count)
+        own = range(count) if replica is None else (replica,)
+        self._sharing = Alone() if count == 1 else Replicas(own, count, size, group)
         names = built.names()
         self._modules = [built.modules[index].to(device) for index in self._owned]
         named = [
@@ -110,26 +120,25 @@ class Worker:
         fed_bytes = self.descend(number)
         carry, mark = self._take(number, stop)
         mark = mark._replace(sent_bytes=mark.sent_bytes + fed_bytes)
-        targets = to_labels(self._dataset.train_y[self._order.batch(mark.batch - 1)]).to(self._device)
+        targets = to_labels(self._dataset.train_y[self._order.batch(mark.batch - 1)[self._rows]]).to(self._device)
         self._set_step(number)
-        ready, spans = time.perf_counter(), []
+        ready, spans, losses = time.perf_counter(), [], []
         measures = not self._saved_bytes
         for place, index in enumerate(self._owned):
             module = self._modules[place]
             with self._saving(index, seed, carry) as packing, self._measuring(module, packing, measures) as saved:
                 with _failing(index, number, carry):
-                    carry = module(carry, targets, serial.module_seed(seed, index))
+                    carry = self._sharing.forward(module, carry, targets, serial.module_seed(seed, index))
                 if place + 1 == len(self._modules) and not self._is_last:
                     self._pass_on(number, carry, mark)
                 forward_end = time.perf_counter()
                 with _failing(index, number, carry):
-                    loss = serial.learn(module, self._optimizers[place])
+                    losses.append(self._sharing.learn(module, self._optimizers[place]))
             if saved is not None:
                 self._saved_bytes.append(saved.peak_bytes)
             learned = time.perf_counter()
-            if not math.isfinite(loss):
-                raise NotFinite(f"training diverged at step {number}: module {index} has loss {loss}")
-            self._losses[place].append(loss)
+            if not math.isfinite(losses[-1]):
+                raise NotFinite(f"training diverged at step {number}: module {index} has loss {losses[-1]}")
             spans += [
                 ("F", place, number, began, ready, forward_end),
                 ("B", place, number, forward_end, forward_end, learned),
@@ -139,10 +148,14 @@ class Worker:
             self._saver.commit()
         self.link.done()
         self._spans.append(spans)
+        self._last, sent_bytes, losses = self._sharing.agree(mark.last, mark.sent_bytes, losses)
+        for kept, loss in zip(self._losses, losses, strict=True):
+            kept.append(loss)
         values = {}
         if self._is_last:
-            values = {"train/loss": self._losses[-1][-1], "comm/boundary_bytes": float(self._sent_bytes(mark))}
-        return Outcome(values, number == mark.last)
+            sent = self._sent_bytes(mark._replace(sent_bytes=sent_bytes))
+            values = {"train/loss": losses[-1], "comm/boundary_bytes": float(sent)}
+        return Outcome(values, number == self._last)
 
     @contextmanager
     def _saving(self, index: int, seed: int, carry: Carry) -> Iterator[Packing | None]:
@@ -191,7 +204,7 @@ class Worker:
 
     def _start(self, number: int) -> Carry:
         """Return a batch as the first module takes it."""
-        rows, seed = self._order.batch(number - 1), self.settings.batch_seed(number)
+        rows, seed = self._order.batch(number - 1)[self._rows], self.settings.batch_seed(number)
         y = to_labels(self._dataset.train_y[rows]).to(self._device)
         return self._rule.start(self._inputs(self._dataset.train_x[rows]), y, self._dataset.num_classes, seed)
 
@@ -221,8 +234,12 @@ class Worker:
 
         Returns:
             What this worker knows: of the last one `test/*`; of all, for each module, its mean loss since the last
-            evaluation and the bytes that its backward pass needs; between processes, the worker's peak memory.
+            evaluation and the bytes that its backward pass needs; between processes, the worker's peak memory. Of
+            several replicas the first knows it all, and the others nothing.
         """
+        if self._replica:
+            self._losses = [[] for _ in self._modules]
+            return {}
         dataset, size = self._dataset, self.settings.evaluate_batch
         starts = range(0, len(dataset.test_y), size)
         sizes = [min(size, len(dataset.test_y) - start) for start in starts]
