@@ -10,9 +10,11 @@ regimes take the same batches in the same order. Worker 0 or 1 is 1, 2 or 4 time
                 (slowness - 1). Models are put together from what each worker had at the same moment.
 
 *Equal samples* is the end, where each worker has trained on as many batches, some of them more than once. *Equal time*
-is at shares of what the lossless regime needs when nobody is slow.
+is at shares of what the lossless regime needs when nobody is slow. In an asynchronous run workers wait for each other
+after every `--quota` batches, where an experiment evaluates; by default at the end alone, so that a fast worker is done
+long before a slow one.
 
-    python -m benchmarks.local_slow [--steps 600] [--seeds 3] [--only simulated real]
+    python -m benchmarks.local_slow [--steps 300] [--seeds 3] [--quota N] [--only simulated real]
 """
 
 from __future__ import annotations
@@ -61,7 +63,7 @@ CASES = [
 ]
 
 
-def settings(case: Case, steps: int, seed: int) -> Settings:
+def settings(case: Case, steps: int, seed: int, quota: int | None = None) -> Settings:
     """Return the training of a case."""
     slowdown = [1.0, 1.0]
     slowdown[case.slow] = float(case.times)
@@ -79,7 +81,7 @@ def settings(case: Case, steps: int, seed: int) -> Settings:
         queue=1 if case.regime == "asynchronous" else 4,
         regime=case.regime,
         buffer=4,
-        quota=steps,
+        quota=quota or steps,
         slowdown=tuple(slowdown),
     )
 
@@ -114,15 +116,18 @@ def batches_by(share: float, times: int, steps: int) -> int:
     return max(1, int(share * steps / times))
 
 
-def simulated(case: Case, steps: int, seed: int) -> dict[str, float]:
-    """Return accuracies at `SHARES` of the time and at the end, the end's time, and what became of batches."""
+def simulated(case: Case, steps: int, seed: int, quota: int | None) -> dict[str, float]:
+    """Return accuracies at `SHARES` of the time and at the end, the end's time, and what became of batches.
+
+    With quotas at the end alone: time then passes in leaps.
+    """
     if case.regime == "lossless":
         known = lossless(steps, seed)
         at = {f"{share:g}": known[batches_by(share, case.times, steps)] for share in SHARES}
         return {**at, "end": known[steps], "time": float(steps * case.times)}
-    data, plain = pixels(), settings(case, steps, seed)
+    data, plain = pixels(), settings(case, steps, seed, quota)
     replay, found = InlineReplay(plain, data), {}
-    left = [(share * steps, f"{share:g}") for share in SHARES]
+    left = [] if quota else [(share * steps, f"{share:g}") for share in SHARES]
     behind, done, clock = dict.fromkeys(BUFFERED, 0.0), 0, 0.0
     for number in range(1, steps + 1):
         clock = replay.step(number)["time/virtual"]
@@ -225,7 +230,8 @@ def line(case: Case, runs: Sequence[Mapping[str, float]], steps: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--quota", type=int, help="batches between two waits, of what is simulated; without it: all")
     parser.add_argument("--seeds", type=int, default=3, help="of what is simulated")
     parser.add_argument("--only", nargs="+", default=["simulated", "real"], choices=["simulated", "real"])
     arguments = parser.parse_args()
@@ -244,7 +250,9 @@ def main() -> None:
         for case in CASES:
             if case.regime == "lossless" and case.slow:  # the same on this clock, whoever is slow
                 continue
-            runs = [simulated(case, steps, seed) for seed in range(arguments.seeds)]
+            if arguments.quota and case.regime == "lossless":
+                continue
+            runs = [simulated(case, steps, seed, arguments.quota) for seed in range(arguments.seeds)]
             print(line(case, runs, steps), flush=True)
 
 

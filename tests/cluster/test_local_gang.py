@@ -117,14 +117,14 @@ def test_replicas_of_a_worker_have_the_bits_of_one_process_also_when_one_is_kill
         return False
 
     killed: list[int] = []
-    settings = config(tmp_path / "one", workers=0, replicas={1: 2})
+    settings = config(tmp_path / "one", workers=0, replicas={0: 2, 1: 3})
     here = orchestrator.run(settings, quiet=True)
-    settings = config(tmp_path, workers=3, address=local_ray, replicas={1: 2})
+    settings = config(tmp_path, workers=5, address=local_ray, replicas={0: 2, 1: 3})
     there = orchestrator.run(settings, quiet=True, trial=Trial(tmp_path / "run", 0, {}, on_step=kill_one))
     assert [event["kind"] for event in RunDirectory.open(there.run_dir).events()].count("gang_restarted") == 1
     left, right = state(here), state(there)
     assert left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
-    assert "1 (2 processes)" in (there.run_dir / "report.html").read_text()
+    assert "1 (3 processes)" in (there.run_dir / "report.html").read_text()
 
 
 @pytest.mark.slow
