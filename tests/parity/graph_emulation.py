@@ -28,6 +28,8 @@ from trainers.graph.settings import Settings
 from trainers.graph.view import FullView, pattern
 
 NETS = "tests.parity.graph_emulation"
+ADAM = {"name": "adam", "lr": 0.02, "kwargs": {}}
+COSINE = {"name": "cosine", "warmup_steps": 2, "final": 0.1}
 
 
 # ------------------------------------------------------------------------------------------------ graphs and models

@@ -12,9 +12,10 @@ import torch
 from strategies.graph import Graph, Layout
 from strategies.pipeline import Action, gpipe
 from tests.parity.graph_emulation import (
+    ADAM,
     BOTH,
+    COSINE,
     FEW,
-    GRAPHS,
     NETS,
     Authors,
     Detached,
@@ -39,21 +40,7 @@ from trainers.graph.layers import run
 from trainers.graph.settings import Settings
 from trainers.graph.view import FullView
 
-ADAM = {"name": "adam", "lr": 0.02, "kwargs": {}}
-COSINE = {"name": "cosine", "warmup_steps": 2, "final": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def data(graph: str) -> GraphData:
-    return GRAPHS[graph]()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ------------------------------------------------------------------------------------------------- one chunk: exact

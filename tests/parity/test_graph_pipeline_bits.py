@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from strategies.graph import Graph
 from tests.parity.graph_emulation import (
+    ADAM,
+    COSINE,
     FEW,
-    GRAPHS,
     MODELS,
     NETS,
     Asks,
@@ -37,21 +38,7 @@ from trainers.graph.rank import GraphRank
 from trainers.graph.view import FullView
 from trainers.pipeline.chunk import LayerFailed
 
-ADAM = {"name": "adam", "lr": 0.02, "kwargs": {}}
-COSINE = {"name": "cosine", "warmup_steps": 2, "final": 0.1}
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture
-def data(graph: str) -> GraphData:
-    return GRAPHS[graph]()
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 # ------------------------------------------------------------------------------- stages, recomputation: to the bit

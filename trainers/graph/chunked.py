@@ -15,7 +15,8 @@ from torch import Tensor
 from trainers.graph.exchange import Exchange
 from trainers.graph.gathers import Gather
 from trainers.graph.reach import Reach
-from trainers.graph.sites import Constant, Returns, Site, unchanged
+from trainers.graph.sites import Constant, Site
+from trainers.graph.tables import Returns, unchanged
 
 
 class ChunkView:

@@ -26,7 +26,7 @@ from trainers.graph.convolutions import graph_chain
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
-from trainers.graph.sites import Returns
+from trainers.graph.tables import Returns
 from trainers.pipeline.chunk import Carry, Run
 from trainers.pipeline.costs import Kept
 from trainers.pipeline.keeping import make_saver

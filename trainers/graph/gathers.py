@@ -13,50 +13,32 @@ come back to it when the chunk is done.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from trainers.graph.exchange import Exchange
-from trainers.graph.reach import Reach, Sheets
-from trainers.graph.sites import Kept, Returns, Table
+from trainers.graph.reach import Reach
+from trainers.graph.tables import Place, Returns
 
 
-class Gather:
+class Gather(Place):
     """One place where a layer reads its sources.
 
     Args:
-        name: in checkpoints. number: on this stage. like: rows of the width, dtype and device that it reads.
+        self_loops: whether every vertex is among them. others: as of `Place`.
     """
 
     def __init__(
-        self,
-        name: str,
-        number: int,
-        self_loops: bool,
-        reach: Reach,
-        exchange: Exchange,
-        like: Tensor,
-        *,
-        refresh: int,
-        correction: float,
-        keep: bool,
+        self, name: str, number: int, self_loops: bool, reach: Reach, exchange: Exchange, like: Tensor, **options: Any
     ) -> None:
-        self.name, self._number, self._reach, self._exchange = name, number, reach, exchange
-        self._correction, self._keep, self._loops = correction, keep, self_loops
-        self._sheets: Sheets = reach.sheets("sum", backward=False)
-        self._like = like.new_empty(0, like.shape[1])
-        self.table = Table(self._sheets.num_rows, self._like, refresh, reach.slots > 1)
-        self._gradients: Tensor | None = None
-        self._results = Kept()
+        super().__init__(name, number, reach.sheets("sum", backward=False), reach, exchange, like, **options)
+        self._loops = self_loops
 
     def edges(self, slot: int) -> tuple[Tensor, Tensor]:
         """Return which rows a chunk reads, and its edges."""
         return self._reach.edges(slot, self._loops)
-
-    @property
-    def width(self) -> int:
-        """Values a row."""
-        return int(self._like.shape[1])
 
     @property
     def returns(self) -> Returns:
@@ -65,25 +47,15 @@ class Gather:
 
     def begin(self) -> None:
         """Begin an epoch."""
-        self._results.clear()
-        self.table.begin()
+        super().begin()
         if self._gradients is not None:
             self._gradients.zero_()
-
-    def end(self, epoch: int) -> None:
-        """End an epoch, from 1."""
-        self.table.end(epoch)
 
     def forward(self, slot: int, x: Tensor, again: bool) -> Tensor:
         """Return the rows that a chunk reads; `again`, when the chunk is computed a second time, the same."""
         if again:
             return self._results.pop(slot)
-        rows, ways = self.table.rows, range(self._reach.ways)
-        rows[self._reach.rows(slot)] = x
-        if len(ways) > 1:
-            sends = [self._sheets.sends[way][slot] for way in ways]
-            self._exchange.swap("F", self._number, slot, [x[index] for index in sends], self._room(rows, slot))
-        result = rows[self.edges(slot)[0]]
+        result = self._written(slot, x)[self.edges(slot)[0]]
         if self._keep:
             self._results.put(slot, result)
         return result
@@ -91,7 +63,7 @@ class Gather:
     def backward(self, slot: int, gradient: Tensor) -> Tensor:
         """Return the gradient of a chunk's rows, of all that have read them fresh."""
         if self._gradients is None:
-            self._gradients = self._like.new_zeros(self._sheets.num_rows, self._like.shape[1])
+            self._gradients = self._like.new_zeros(self._forward.num_rows, self._like.shape[1])
         sums, own, ways = self._gradients, self._reach.rows(slot), range(self._reach.ways)
         read = self.edges(slot)[0]
         if self._correction != 1 and self._reach.slots > 1:
@@ -99,7 +71,7 @@ class Gather:
         sums.index_add_(0, read, gradient)
         result = sums[own].clone()
         if len(ways) > 1:
-            sends = [self._sheets.sends[way][slot] for way in ways]
+            sends = [self._forward.sends[way][slot] for way in ways]
             came = [result.new_empty(len(index) if way != self._reach.way else 0, result.shape[1])
                     for way, index in enumerate(sends)]  # fmt: skip
             going = [rows.clone() for rows in self._room(sums, slot)]  # to which earlier chunks would add meanwhile
@@ -111,22 +83,13 @@ class Gather:
 
     def infer(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Return the rows that all vertices of this way read at once, and the edges; the table stays as it is."""
-        reach, sheets = self._reach, self._sheets
-        rows = torch.cat([x, x.new_empty(sheets.num_rows - sheets.num_own, x.shape[1])])
-        if reach.ways > 1:
-            give = [
-                x[torch.cat([index + reach.starts[slot] for slot, index in enumerate(sheets.sends[way])])]
-                for way in range(reach.ways)
-            ]
-            room = [rows[sheets.coming_all(way, reach.slots)] for way in range(reach.ways)]
-            self._exchange.swap("F", self._number, reach.slots, give, room)
-        return rows, reach.all_edges(self._loops)
+        return self._everybody(x), self._reach.all_edges(self._loops)
 
     def _room(self, rows: Tensor, slot: int) -> list[Tensor]:
         """Return for each way its rows of a slot, none of this way's own."""
         slots = self._reach.slots
         return [
-            rows[self._sheets.coming(way, slot, slots)] if way != self._reach.way else rows[:0]
+            rows[self._forward.coming(way, slot, slots)] if way != self._reach.way else rows[:0]
             for way in range(self._reach.ways)
         ]
 
@@ -136,6 +99,6 @@ class Gather:
         found = (read >= own.start) & (read < own.stop)
         for way in range(self._reach.ways):
             if way != self._reach.way:
-                there = self._sheets.coming(way, slot, self._reach.slots)
+                there = self._forward.coming(way, slot, self._reach.slots)
                 found |= (read >= there.start) & (read < there.stop)
         return found

@@ -17,124 +17,29 @@ are exchanged for the chunk under way only, as there, but by lists of rows that 
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainers.graph.exchange import Exchange
 from trainers.graph.kernels import Matrix
-from trainers.graph.reach import Reach, Sheets
-
-Returns = Literal["", "read by", "read"]
-"""Which rows of gradients ways exchange in a site's backward: none; those of vertices that read their own, as many as
-the transposed matrix needs; or those that they have read themselves, as many as in forward."""
+from trainers.graph.reach import Reach
+from trainers.graph.tables import Place, Returns, unchanged
 
 
-class Table:
-    """Rows of all vertices that a way reads at one site, as far as they are known.
-
-    Args:
-        refresh: epochs between moves of the history; see `settings.Settings`.
-        several: whether there is more than one chunk; with one nothing is ever older.
-    """
-
-    def __init__(self, num_rows: int, like: Tensor, refresh: int, several: bool) -> None:
-        self.rows = like.new_zeros(num_rows, like.shape[1])
-        self._refresh, self._several = refresh, several
-        self._kept = like.new_zeros(num_rows, like.shape[1]) if several and refresh > 1 else None
-
-    def begin(self) -> None:
-        """Begin an epoch with the history's rows."""
-        if not self._several:
-            return
-        if self._kept is not None:
-            self.rows.copy_(self._kept)
-        elif self._refresh == 0:
-            self.rows.zero_()
-
-    def end(self, epoch: int) -> None:
-        """Keep this epoch's rows where the history moves after it."""
-        if self._kept is not None and epoch % self._refresh == 0:
-            self._kept.copy_(self.rows)
-
-    @property
-    def history(self) -> Tensor | None:
-        """What the next epoch begins with, unless it is nothing."""
-        if not self._several or self._refresh == 0:
-            return None
-        return self.rows if self._kept is None else self._kept
-
-
-class Kept:
-    """Results of chunks that are handed out a second time."""
-
-    def __init__(self) -> None:
-        self._found: dict[int, tuple[Tensor, int]] = {}
-
-    def put(self, slot: int, result: Tensor) -> None:
-        self._found[slot] = (result, result._version)
-
-    def pop(self, slot: int) -> Tensor:
-        """Return what was put, once.
-
-        Raises:
-            RuntimeError: as `unchanged`.
-        """
-        return unchanged(*self._found.pop(slot))
-
-    def clear(self) -> None:
-        self._found.clear()
-
-
-def unchanged(rows: Tensor, version: int) -> Tensor:
-    """Return rows that layers have been given before.
-
-    Raises:
-        RuntimeError: when a layer has written to them.
-    """
-    if rows._version != version:
-        raise RuntimeError(
-            "rows that the graph has handed out were changed in place, but are handed out again; "
-            "write relu(x), x * 2 or dropout(x) instead of relu_(x), x *= 2 or dropout(x, inplace=True)"
-        )
-    return rows
-
-
-class Site:
+class Site(Place):
     """One aggregation with a fixed matrix.
 
     Args:
-        name: in checkpoints. number: on this stage. kind: of the matrix.
-        like: rows of the width, dtype and device that it aggregates.
+        kind: of the matrix. others: as of `Place`.
     """
 
     def __init__(
-        self,
-        name: str,
-        number: int,
-        kind: str,
-        reach: Reach,
-        exchange: Exchange,
-        like: Tensor,
-        *,
-        refresh: int,
-        correction: float,
-        keep: bool,
+        self, name: str, number: int, kind: str, reach: Reach, exchange: Exchange, like: Tensor, **options: Any
     ) -> None:
-        self.name, self._number, self._reach, self._exchange = name, number, reach, exchange
-        self._correction, self._keep = correction, keep
-        self._forward = reach.sheets(kind, backward=False)
+        super().__init__(name, number, reach.sheets(kind, backward=False), reach, exchange, like, **options)
         self._backward = reach.sheets(kind, backward=True)
-        self._like = like.new_empty(0, like.shape[1])
-        self.table = Table(self._forward.num_rows, self._like, refresh, reach.slots > 1)
-        self._gradients: Tensor | None = None  # made by the first backward: the first layer's may have none
-        self._results = Kept()
-
-    @property
-    def width(self) -> int:
-        """Values a row."""
-        return int(self._like.shape[1])
 
     @property
     def returns(self) -> Returns:
@@ -143,23 +48,15 @@ class Site:
 
     def begin(self) -> None:
         """Begin an epoch."""
-        self._results.clear()
-        self.table.begin()
+        super().begin()
         if self._gradients is not None and self._reach.slots > 1:
             self._gradients.zero_()
-
-    def end(self, epoch: int) -> None:
-        """End an epoch, from 1."""
-        self.table.end(epoch)
 
     def forward(self, slot: int, x: Tensor, again: bool) -> Tensor:
         """Return the aggregate of a chunk's vertices; `again`, when the chunk is computed a second time, the same."""
         if again:
             return self._results.pop(slot)
-        rows = self.table.rows
-        rows[self._reach.rows(slot)] = x
-        self._swap("F", self._forward, slot, x, rows)
-        result = self._forward.products[slot].multiply(rows)
+        result = self._forward.products[slot].multiply(self._written(slot, x))
         if self._keep:
             self._results.put(slot, result)
         return result
@@ -182,25 +79,8 @@ class Site:
 
     def infer(self, x: Tensor) -> Tensor:
         """Return the aggregate of all vertices of this way at once; the table stays as it is."""
-        sheets, slots, ways = self._forward, self._reach.slots, self._reach.ways
-        rows = torch.cat([x, x.new_empty(sheets.num_rows - sheets.num_own, x.shape[1])]) if ways > 1 else x
-        if ways > 1:
-            give = [_all_sends(self._reach, sheets, way) for way in range(ways)]
-            room = [rows[sheets.coming_all(way, slots)] for way in range(ways)]
-            self._exchange.swap("F", self._number, slots, [x[index] for index in give], room)
-        return torch.cat([product.multiply(rows) for product in sheets.products])
-
-    def _swap(self, kind: str, sheets: Sheets, slot: int, x: Tensor, rows: Tensor) -> None:
-        ways = range(self._reach.ways)
-        if len(ways) == 1:
-            return
-        give = [x[sheets.sends[way][slot]] if way != self._reach.way else None for way in ways]
-        room = [rows[sheets.coming(way, slot, self._reach.slots)] for way in ways]
-        self._exchange.swap(kind, self._number, slot, give, room)  # type: ignore[arg-type]
-
-
-def _all_sends(reach: Reach, sheets: Sheets, way: int) -> Tensor:
-    return torch.cat([rows + reach.starts[slot] for slot, rows in enumerate(sheets.sends[way])])
+        rows = self._everybody(x) if self._reach.ways > 1 else x
+        return torch.cat([product.multiply(rows) for product in self._forward.products])
 
 
 class Constant:
