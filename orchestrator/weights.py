@@ -129,8 +129,8 @@ def state_dict(model: nn.Module, trees: Mapping[str, Mapping[str, Tensor]]) -> d
         source = name if name in held else called.get(id(tensor))
         if source is not None:
             found[name] = held[source]
-        elif not tensor.is_meta:
-            found[name] = tensor.detach()  # counters that a strategy does not keep
+        elif not tensor.is_floating_point():
+            found[name] = torch.zeros(tensor.shape, dtype=tensor.dtype)  # a counter that the strategy does not keep
     return found
 
 

@@ -121,8 +121,18 @@ def lines(
     return picture + legend([c.label for c in curves], colours=numbers, band=band.label if band and edges else "")
 
 
-def stacked(columns: Sequence[float], layers: Sequence[tuple[str, Sequence[float]]], x: Axis, y: Axis) -> Markup:
-    """Draw one bar a column, the layers on top of each other; many columns are averaged in groups."""
+def stacked(
+    columns: Sequence[float],
+    layers: Sequence[tuple[str, Sequence[float]]],
+    x: Axis,
+    y: Axis,
+    names: Sequence[str] = (),
+) -> Markup:
+    """Draw one bar a column, the layers on top of each other; many columns are averaged in groups.
+
+    Args:
+        names: of a few columns, in place of numbers.
+    """
     group = max(1, math.ceil(len(columns) / 110))
     starts = range(0, len(columns), group)
     heights = [[_mean(values[start : start + group]) for start in starts] for _, values in layers]
@@ -133,7 +143,10 @@ def stacked(columns: Sequence[float], layers: Sequence[tuple[str, Sequence[float
     y_scale = _scale([0.0, max(totals)], y, HEIGHT - _BOTTOM, _TOP, log=False)
     width = (WIDTH - _LEFT - _RIGHT) / len(totals)
     places = _linear(columns[0] - 0.5, columns[-1] + 0.5, _LEFT, WIDTH - _RIGHT)
-    body = [_axes(x, y, x_scale._replace(place=places), y_scale)]
+    body = [_axes(x, y, x_scale._replace(place=places, marks=[] if names else x_scale.marks), y_scale)]
+    for column, name in enumerate(names):
+        at = f'x="{_n(x_scale.place(column) + width / 2)}" y="{HEIGHT - _BOTTOM + 15}"'
+        body.append(f'<text class="tick" text-anchor="middle" {at}>{escape(name)}</text>')
     floors = [0.0] * len(totals)
     for index, ((label, _), values) in enumerate(zip(layers, heights, strict=True)):
         bars = []
@@ -144,10 +157,10 @@ def stacked(columns: Sequence[float], layers: Sequence[tuple[str, Sequence[float
                 left = x_scale.place(column) + width * 0.09
                 bars.append(f"M{_n(left)} {_n(bottom)}V{_n(top)}h{_n(width * 0.82)}V{_n(bottom)}z")
         body.append(f'<path class="fill s{index}" d="{"".join(bars)}"><title>{escape(label)}</title></path>')
-    names = [label for label, _ in layers]
+    labels = [label for label, _ in layers]
     note = f"a bar is the mean of {group} {x.label}s" if group > 1 else ""
-    key = legend(names if len(names) > 1 else [], note) if note or len(names) > 1 else Markup("")
-    return _svg(body, f"{', '.join(names)} by {x.label}") + key
+    key = legend(labels if len(labels) > 1 else [], note) if note or len(labels) > 1 else Markup("")
+    return _svg(body, f"{', '.join(labels)} by {x.label}") + key
 
 
 def bars(labels: Sequence[str], values: Sequence[float], x: Axis, y: Axis) -> Markup:

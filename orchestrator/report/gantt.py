@@ -26,7 +26,7 @@ _NARROW, _WIDE = 200, 720  # pixels that the bars have on the smallest phone, an
 _DIGIT, _AROUND = 6.2, 3.0  # pixels of a digit, and of what must be free beside the number
 _SHADES = 4
 _HEAD = 24  # pixels of a title's row
-_COLOURS = {"F": "s0", "R": "s3", "B": "s1", "W": "s2"}
+_COLOURS = {"F": "s0", "R": "s3", "B": "s1", "W": "s2", "U": "s4"}
 
 
 def draw(timelines: Sequence[tuple[str, Timeline]]) -> Markup:

@@ -36,6 +36,8 @@ def timelines(facts: Facts) -> Timelines:
     if facts.timeline is not None:
         try:
             done = measured(facts.timeline, _ways(facts))
+            if facts.strategy.get("kind") == "zero":
+                done = done._replace(names=tuple(f"rank {n}" for n in range(len(done.stages))), item="batch")
         except ValueError as error:
             problems.append(f"The last timeline in events.jsonl is damaged: {error}.")
     if facts.partition is not None and "predicted" in facts.partition:

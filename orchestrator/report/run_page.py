@@ -20,6 +20,7 @@ from orchestrator.report import (
     pipeline_page,
     scales,
     traffic_page,
+    zero_page,
 )
 from orchestrator.report.adversaries import adversaries, num_own, summed_up
 from orchestrator.report.charts import Axis
@@ -127,11 +128,15 @@ def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
     tiles += _rule(facts)
     if local_page.is_local(facts):
         return tiles + local_page.tiles(facts)
+    if zero_page.is_zero(facts):
+        return tiles + zero_page.tiles(facts)
     return tiles + (graph_page.costs(facts) if on_graph else pipeline_page.tiles(facts))
 
 
 def _gang(facts: Facts) -> Section | None:
     """Return the section on the workers of a gang whose steps are batches."""
+    if zero_page.is_zero(facts):
+        return zero_page.section(facts)
     return local_page.section(facts) if local_page.is_local(facts) else pipeline_page.section(facts)
 
 

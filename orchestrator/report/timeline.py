@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from string import ascii_lowercase
 from typing import Any, NamedTuple
 
-KINDS = {"F": "forward", "R": "recomputation", "B": "backward", "W": "weight gradients"}
+KINDS = {"F": "forward", "R": "recomputation", "B": "backward", "W": "weight gradients", "U": "update"}
 
 
 class Span(NamedTuple):
