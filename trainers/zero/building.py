@@ -55,38 +55,38 @@ class Parking:
     def __init__(self, live_bytes: int = LIVE_BYTES) -> None:
         self._live_bytes = live_bytes
         self._rank, self._size = dist.get_rank(), dist.get_world_size()
-        self._whole: OrderedDict[int, StorageWeakRef] = OrderedDict()  # oldest use first
+        self._whole: OrderedDict[int, tuple[StorageWeakRef, int]] = OrderedDict()  # oldest use first
         self._parked: dict[int, tuple[StorageWeakRef, Tensor]] = {}
         self._stays: set[int] = set()
+        self._whole_bytes = self._parked_bytes = 0
         self.peak_bytes = 0
 
     def fetch(self, storages: Mapping[int, torch.UntypedStorage]) -> None:
         """Make storages whole that an operation is about to touch, in their order."""
         for key, storage in storages.items():
-            parked = self._parked.get(key)
-            if parked is None or parked[0].expired():
+            if key not in self._parked:
                 continue
             reference, part = self._parked.pop(key)
+            self._parked_bytes -= part.numel()
             storage.resize_(part.numel() * self._size)  # up to a few bytes more than it had
             dist.all_gather_single(torch.empty(0, dtype=torch.uint8).set_(storage), part)
-            self._whole[key] = reference
+            self._add(key, reference, storage.nbytes())
 
     def touched(self, storages: Mapping[int, torch.UntypedStorage]) -> None:
         """Note storages that an operation used or made, and park the longest unused ones beyond the limit."""
-        self._forget()
         for key, storage in storages.items():
             if key not in self._stays and storage.nbytes() > SMALL_BYTES and storage.device.type == "cpu":
-                self._whole.setdefault(key, StorageWeakRef(storage))
-                self._whole.move_to_end(key)
-        sizes = {key: self._bytes(reference) for key, reference in self._whole.items()}
-        total = sum(sizes.values())
-        self.peak_bytes = max(self.peak_bytes, total + sum(part.numel() for _, part in self._parked.values()))
+                known = self._whole.get(key)
+                self._add(key, StorageWeakRef(storage) if known is None else known[0], storage.nbytes())
+        if self._whole_bytes <= self._live_bytes and self._whole_bytes + self._parked_bytes <= self.peak_bytes:
+            return
+        self._forget()
+        self.peak_bytes = max(self.peak_bytes, self._whole_bytes + self._parked_bytes)
         for key in list(self._whole):
-            if total <= self._live_bytes:
+            if self._whole_bytes <= self._live_bytes:
                 return
             if key not in storages:
                 self._park(key)
-                total -= sizes[key]
 
     def stay(self, storages: Mapping[int, torch.UntypedStorage]) -> None:
         """Make storages whole, for good."""
@@ -94,11 +94,21 @@ class Parking:
             self.fetch(storages)
         for key in storages:
             self._stays.add(key)
-            self._whole.pop(key, None)
+            self._drop(key)
+
+    def _add(self, key: int, reference: StorageWeakRef, num_bytes: int) -> None:
+        self._drop(key)
+        self._whole[key] = reference, num_bytes
+        self._whole_bytes += num_bytes
+
+    def _drop(self, key: int) -> None:
+        if key in self._whole:
+            self._whole_bytes -= self._whole.pop(key)[1]
 
     def _park(self, key: int) -> None:
-        reference = self._whole.pop(key)
-        storage = _storage(reference)
+        reference = self._whole[key][0]
+        self._drop(key)
+        storage = torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
         if storage is None or not storage.resizable():
             self._stays.add(key)
             return
@@ -110,24 +120,14 @@ class Parking:
         del whole, own
         storage.resize_(0)
         self._parked[key] = reference, part
+        self._parked_bytes += length
 
     def _forget(self) -> None:
         """Drop storages that are gone."""
-        for key in [key for key, reference in self._whole.items() if reference.expired()]:
-            del self._whole[key]
+        for key in [key for key, (reference, _) in self._whole.items() if reference.expired()]:
+            self._drop(key)
         for key in [key for key, (reference, _) in self._parked.items() if reference.expired()]:
-            del self._parked[key]
-
-    @staticmethod
-    def _bytes(reference: StorageWeakRef) -> int:
-        storage = _storage(reference)
-        return 0 if storage is None else storage.nbytes()
-
-
-def _storage(reference: StorageWeakRef) -> torch.UntypedStorage | None:
-    if reference.expired():
-        return None
-    return torch.UntypedStorage._new_with_weak_ptr(reference.cdata)
+            self._parked_bytes -= self._parked.pop(key)[1].numel()
 
 
 def _storages(values: Any) -> dict[int, torch.UntypedStorage]:
@@ -178,6 +178,7 @@ def in_parts(live_bytes: int = LIVE_BYTES) -> Iterator[Parking]:
 def build_in_parts(
     build: Callable[[], nn.Module],
     configure: Callable[[Sequence[int]], Mapping[str, Any]],
+    device: torch.device,
     dtype: torch.dtype | None = None,
     live_bytes: int = LIVE_BYTES,
 ) -> tuple[nn.Module, int]:
@@ -185,7 +186,7 @@ def build_in_parts(
 
     Args:
         build: makes the model; the same on every rank. configure: DeepSpeed's configuration by the parameters' sizes.
-        dtype: what floating-point parameters are cast to when they are taken over.
+        device: where its parts and its buffers go. dtype: what floating-point parameters are cast to on the way.
     """
     import deepspeed
 
@@ -197,9 +198,11 @@ def build_in_parts(
     for parameter in model.parameters():
         parking.fetch(_storages([parameter.data]))
         to = dtype if dtype is not None and parameter.is_floating_point() else parameter.dtype
-        parameter.data = parameter.data.to(to).contiguous()
+        parameter.data = parameter.data.to(device, to).contiguous()
         # Its way for a whole module would also send each parameter from the first rank to all others, which have it,
         # and fails there at one without dimensions.
         cutting._convert_to_deepspeed_param(parameter)
         parameter.partition()
+    for buffer in model.buffers():
+        buffer.data = buffer.data.to(device)
     return model, parking.peak_bytes

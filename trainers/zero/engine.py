@@ -11,7 +11,7 @@ import logging
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -28,7 +28,9 @@ from trainers.pipeline.batchnorm import Deferred
 from trainers.zero import native
 from trainers.zero.building import build_in_parts
 from trainers.zero.fragments import basic, fragments, is_shared
+from trainers.zero.outputs import opened
 from trainers.zero.settings import Settings
+from trainers.zero.traffic import Traffic
 
 
 class Made(NamedTuple):
@@ -37,6 +39,7 @@ class Made(NamedTuple):
     Args:
         engine: DeepSpeed's. model: the module in it. norms: its BatchNorm layers, see `trainers.pipeline.batchnorm`.
         pieces: of named parameters, in each tensor that the optimizer moves on this rank.
+        traffic: counts what collectives move.
         building_bytes: of parameters that this rank held at once, at most, while the model was built.
     """
 
@@ -44,6 +47,7 @@ class Made(NamedTuple):
     model: nn.Module
     norms: list[Deferred]
     pieces: Mapping[Tensor, Sequence[Piece]]
+    traffic: Traffic
     building_bytes: int
 
 
@@ -90,9 +94,8 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
 
     if settings.stage == 3:
         dtype = torch.bfloat16 if settings.precision == "bf16" else None
-        model, held = build_in_parts(build, lambda sizes: native.configuration(settings, sizes), dtype)
+        model, held = build_in_parts(build, lambda sizes: native.configuration(settings, sizes), device, dtype)
         sizes = [parameter.ds_numel for parameter in model.parameters()]
-        model.to(device)
     else:
         model = build().to(device)
         for parameter in model.parameters():
@@ -101,7 +104,7 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
         held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     norms = batchnorm.install(model)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    with _built_everywhere():
+    with _built_everywhere(), opened(model) if settings.stage == 3 else nullcontext():
         engine, *_ = deepspeed.initialize(
             model=model,
             optimizer=optimizers.build(settings.optimizer, trained),
@@ -115,7 +118,7 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
         pieces.setdefault(found.moved, []).append(piece)
     if isinstance(optimizer, Layerwise) and not is_shared(engine):
         optimizer.shard(pieces, names, partial(_total, device=device))
-    return Made(engine, model, norms, pieces, held)
+    return Made(engine, model, norms, pieces, Traffic(), held)
 
 
 def _total(squares: Tensor, device: torch.device) -> Tensor:

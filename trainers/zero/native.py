@@ -89,11 +89,15 @@ def _merged(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]
 
 
 def insist_possible(settings: Settings) -> None:
-    """Insist that stage, optimizer and offload go together, and with this machine.
+    """Insist that model, stage, optimizer and offload go together, and with this machine.
 
     Raises:
         Unsuitable: when they do not.
     """
+    if settings.memory is not None:
+        raise Unsuitable("activations in 8 bits are not kept by ranks of ZeRO; leave strategy.memory out")
+    if settings.model["dtype"] != "float32":
+        raise Unsuitable(f"DeepSpeed moves float32 weights, got model.dtype {settings.model['dtype']}; set float32")
     name = str(settings.optimizer["name"]).lower()
     if settings.stage and name in WHOLE_TENSORS:
         raise Unsuitable(

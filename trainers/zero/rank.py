@@ -27,7 +27,7 @@ from trainers.zero.engine import Made
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
 from trainers.zero.fragments import basic, is_shared
 from trainers.zero.held import measured
-from trainers.zero.settings import Settings, Shares, test_parts
+from trainers.zero.settings import Settings, Shares, parts_of_tests
 
 _HEAD = 2
 """Numbers at the head of a step's vector: the loss, the wish to stop."""
@@ -92,7 +92,7 @@ class Rank:
         began = time.perf_counter()
         norm = self._update(number)
         self._note("U", 0, began, time.perf_counter())
-        values = {"train/loss": loss}
+        values = {"train/loss": loss, "comm/collective_bytes": self.made.traffic.take()}
         if self.settings.clip_norm is not None:
             values["train/gradient_norm"] = norm
         if self._held is None:
@@ -161,13 +161,14 @@ class Rank:
         """Measure the model on the test examples; every rank goes through its part of them."""
         del number
         total = torch.zeros(3, dtype=torch.float64)
-        parts = test_parts(self._num_tests, self._evaluate_batch, self.settings.ranks, self.number)
+        parts = parts_of_tests(self._num_tests, self._evaluate_batch, self.settings.ranks, self.number)
         with evaluating(self._engine):
             for rows in parts:
                 some = rows if len(rows) else [0]
                 returned = self._engine(self._scoring.inputs(some, test=True))
                 if len(rows):
                     total += self._scoring.tested(returned, rows)
+        self.made.traffic.take()  # what stage 3 gathered for this is no step's
         return figures(self._sum(total))
 
     def export(self) -> Mapping[str, Mapping[str, Tensor]]:

@@ -92,7 +92,7 @@ class Shares:
         return found
 
 
-def test_parts(num_examples: int, batch_size: int, ranks: int, rank: int) -> list[np.ndarray]:
+def parts_of_tests(num_examples: int, batch_size: int, ranks: int, rank: int) -> list[np.ndarray]:
     """Return the rows of each batch of test examples that a rank goes through; the same number of them on every rank.
 
     A part may be empty: its rank goes through some other example and counts it for nothing.
