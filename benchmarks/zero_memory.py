@@ -1,0 +1,163 @@
+"""What two ranks hold at each stage of ZeRO, measured and by formula, beside torch's own; and what we cost in time.
+
+Memory: bytes of parameters, gradients and optimizer states that a rank was seen to hold (storages, each once; gradients
+after a backward that is not the last of its step as well), against `strategies.zero.memory`, and the most memory its
+process ever had, beyond what it had before it built the model. Every side has processes of its own. The formulas leave
+out what is gathered at a time, activations and temporaries; the peak has them all, and building the model.
+
+Speed: seconds of a step, beside DeepSpeed's engine driven by a plain loop. The sides live side by side in the same two
+processes and take turns, segment by segment, each round in another order; a ratio is theirs / ours of one round.
+
+    python -m benchmarks.zero_memory memory --width 512        50 million parameters; 1024: 200 million
+    python -m benchmarks.zero_memory speed --width 512 --segments 7
+"""
+
+from __future__ import annotations
+
+import argparse
+import resource
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from benchmarks.workloads import Deep, in_processes
+from benchmarks.zero_sides import RANKS, SIDES, make, settings
+from strategies.zero.memory import Model, Numbers, held
+
+MB = 1e6
+ACCUMULATE = 2
+STAGES = (0, 1, 2, 3)
+
+
+def _peak() -> int:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
+def _memory(rank: int, send: Callable[[Any], None], name: str, stage: int, deep: Deep) -> None:
+    given = settings(deep, stage, ACCUMULATE)
+    if "deepspeed" in name or name == "ours":
+        import deepspeed  # noqa: F401
+    torch.optim.AdamW([torch.nn.Parameter(torch.zeros(1))])  # imports what takes memory of its own
+    data = deep.dataset()
+    before = _peak()
+    side = make(name, given, data, rank)
+    for number in (1, 2):
+        side.step(number)
+    beyond = torch.tensor([float(_peak() - before)])
+    dist.all_reduce(beyond, dist.ReduceOp.MAX)
+    if rank == 0:
+        send({**side.held, "peak": int(beyond), "loss": side.loss})
+
+
+def memory(deep: Deep) -> None:
+    """Print what each side holds."""
+    print(f"{deep}, {_count(deep) / MB:.1f} M parameters, float32, AdamW, {RANKS} ranks; MB a rank")
+    print(f"{'':22}{'parameters':>20}{'gradients':>20}{'optimizer':>20}{'all':>20}{'peak':>8}{'loss':>9}")
+    sides = [*(("ours", stage) for stage in STAGES), ("deepspeed", 3), ("ddp", 0), ("fsdp2", 3)]
+    for name, stage in sides:
+        (found,) = in_processes(_memory, RANKS, name, stage, deep)
+        expected = _formula(deep, stage, name)
+        cells = []
+        for part in ("parameters", "gradients", "optimizer"):
+            cells.append((found[part], expected[part]))
+        cells.append((sum(one for one, _ in cells), sum(other for _, other in cells)))
+        shown = "".join(f"{f'{one / MB:.1f} ({100 * (one / other - 1):+.1f} %)':>20}" for one, other in cells)
+        title = f"{name}, stage {stage}" if name in ("ours", "deepspeed") else name
+        print(f"{title:22}{shown}{found['peak'] / MB:8.0f}{found['loss']:9.4f}", flush=True)
+
+
+def _count(deep: Deep) -> int:
+    return sum(_sizes(deep))
+
+
+def _sizes(deep: Deep) -> list[int]:
+    from trainers import models
+
+    data = deep.dataset(1)
+    with torch.device("meta"):
+        model = models.build(
+            settings(deep, 0, 1).model, input_shape=data.input_shape, num_classes=data.num_classes, seed=1
+        )
+    return [parameter.numel() for parameter in model.parameters()]
+
+
+def _formula(deep: Deep, stage: int, name: str) -> dict[str, int]:
+    """Return the formulas' bytes; torch's sides keep no copy of the weights beside them."""
+    from trainers.zero.native import PERSISTENT
+
+    sizes = _sizes(deep)
+    small = sum(size for size in sizes if size <= PERSISTENT) if name in ("ours", "deepspeed") else 0
+    model = Model(sum(sizes), sum(sizes), max(sizes), small)
+    found = held(model, Numbers(), ranks=RANKS, stage=stage)
+    copies = 4 * -(-sum(sizes) // RANKS) if name == "fsdp2" else 0
+    return {"parameters": found.parameters, "gradients": found.gradients, "optimizer": found.optimizer - copies}
+
+
+def _speed(
+    rank: int, send: Callable[[Any], None], names: Sequence[str], stage: int, deep: Deep, segments: int, steps: int
+) -> None:
+    data = deep.dataset()
+    sides = {name: make(name, settings(deep, stage, 1), data, rank) for name in names}
+    number = 0
+    for round_ in range(-1, segments):  # the first is to warm up
+        order = [*names[round_ % len(names) :], *names[: round_ % len(names)]]
+        taken = {}
+        for name in order:
+            dist.barrier()
+            began = time.perf_counter()
+            for step in range(1, steps + 1):
+                sides[name].step(number + step)
+            dist.barrier()
+            taken[name] = (time.perf_counter() - began) / steps
+        number += steps
+        if rank == 0 and round_ >= 0:
+            send(("round", taken))
+    if rank == 0:
+        send(("losses", {name: side.loss for name, side in sides.items()}))
+
+
+def speed(deep: Deep, stages: Sequence[int], names: Sequence[str], segments: int, steps: int) -> None:
+    """Print seconds of a step, and their ratios."""
+    print(f"{deep}, {_count(deep) / MB:.1f} M parameters, {RANKS} ranks of one thread, {segments} segments of {steps}")
+    print(f"{'':30}{'s a step':>10}{'theirs / ours, median (least to most)':>42}{'loss':>10}")
+    for stage in stages:
+        rounds, losses = [], {}
+        for kind, sent in in_processes(_speed, RANKS, names, stage, deep, segments, steps):
+            if kind == "round":
+                rounds.append(sent)
+            else:
+                losses = sent
+        for name in names:
+            seconds = statistics.median(taken[name] for taken in rounds)
+            ratios = sorted(taken[name] / taken["ours"] for taken in rounds)
+            spread = f"{statistics.median(ratios):.2f} ({ratios[0]:.2f} to {ratios[-1]:.2f})"
+            title = f"{name}, stage {stage}" if name in ("ours", "deepspeed", "deepspeed-defaults") else name
+            print(f"{title:30}{seconds:10.3f}{spread if name != 'ours' else '':>42}{losses[name]:10.4f}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("memory", "speed"))
+    parser.add_argument("--width", type=int, default=512)
+    parser.add_argument("--layers", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=4)
+    parser.add_argument("--length", type=int, default=64)
+    parser.add_argument("--stages", type=int, nargs="+", default=STAGES, choices=STAGES)
+    parser.add_argument("--sides", nargs="+", default=SIDES, choices=SIDES)
+    parser.add_argument("--segments", type=int, default=7)
+    parser.add_argument("--steps", type=int, default=3)
+    given = parser.parse_args()
+    deep = Deep("transformer", given.layers, given.width, given.batch, given.length)
+    if given.what == "memory":
+        memory(deep)
+    else:
+        names = ["ours", *(name for name in given.sides if name != "ours")]
+        speed(deep, given.stages, names, given.segments, given.steps)
+
+
+if __name__ == "__main__":
+    main()
