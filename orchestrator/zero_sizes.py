@@ -163,7 +163,8 @@ def settings_of(experiment: Experiment) -> Settings:
         precision=strategy.precision,
         steps=strategy.steps,
         deepspeed=native_of(strategy),
-        memory=None,
+        clip_value=strategy.clip_value,
+        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
     )
 
 
