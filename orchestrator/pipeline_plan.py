@@ -70,6 +70,11 @@ class PipelinePlan(GangPlan):
         yield f"{'time':<28}{milliseconds(float(predicted.makespan_s)):>14}   {milliseconds(alone)} by one process"
         yield f"{'bubble':<28}{float(predicted.bubble):>14.1%}"
         yield f"{'micro-batches alive':<28}{', '.join(map(str, predicted.peak_live)):>14}   at most, by stage"
+        if strategy.memory is not None:
+            plain = sum(c.plain_activation_bytes for c in self.stages.costs)
+            kept = sum(c.activation_bytes for c in self.stages.costs)
+            told = f"of a micro-batch, in 8 bits; {size(plain)} as they are"
+            yield f"{'activations kept':<28}{size(kept):>14}   {told}"
         yield f"{'sent between stages a step':<28}{size(sent):>14}   activations and gradients"
         if strategy.shard_optimizer:
             told = "replicas of a stage have a share each; above, the largest"

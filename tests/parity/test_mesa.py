@@ -51,7 +51,7 @@ def assert_same(got: tuple[list[float], Trees], want: tuple[list[float], Trees])
         assert all(torch.equal(got[1][tree][name], tensor) for name, tensor in tensors.items()), tree
 
 
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(
     kinds=st.sampled_from(["pppp", "(pp)p", "tptp", "t(2tp)t", "p2p2p"]),
     stages=st.integers(2, 4),

@@ -218,7 +218,7 @@ def test_policies_go_by_the_names_of_parts() -> None:
     assert unused_patterns({"layers": {"blocks": "int8", "blok": "none"}}, names) == ["blok"]
 
 
-@pytest.mark.parametrize("reentrant", [False, True])
+@pytest.mark.parametrize("reentrant", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_checkpoints_inside_a_layer_compute_what_they_did(reentrant: bool) -> None:
     module, x = blocks(2), torch.randn(64, 32, requires_grad=True)
     loss, gradient = plain(module, x)

@@ -33,6 +33,7 @@ class LayerCost(NamedTuple):
         name: as the model calls it, with its class.
         forward_s, backward_s: seconds.
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
+        plain_activation_bytes: the same, were they not kept in 8 bits.
         own_input_bytes: how many of those are of the layer's own input.
         input_bytes: of what comes from the layer before, skips that pass by included.
         held_input_bytes: of those, what a stage that begins here holds until backward: all, or with `memory` what the
@@ -46,6 +47,7 @@ class LayerCost(NamedTuple):
     forward_s: float
     backward_s: float
     activation_bytes: int
+    plain_activation_bytes: int
     own_input_bytes: int
     input_bytes: int
     held_input_bytes: int
@@ -91,7 +93,7 @@ def measure(
     x = to_tensor(dataset.train_x[:size], dataset, dtype)
     y = to_labels(dataset.train_y[:size])
     best = [[float("inf"), float("inf")] for _ in chunks]
-    carried: list[tuple[int, int, int, int, int, int]] = []
+    carried: list[tuple[int, ...]] = []
     known = {
         tensor.untyped_storage().data_ptr()
         for tensor in (*(p for layer in layers.layers for p in layer.module.parameters()), x)
@@ -115,7 +117,9 @@ def measure(
                 if kept is not None:
                     held = given if chunk.saver is None else kept.held_input_bytes
                     boundary = given if chunk.saver is None else _boundary(chunk.saver, alive[-1], index)
-                    carried.append((kept.num_bytes, kept.num_input_bytes, given, held, boundary, sum(aside)))
+                    carried.append(
+                        (kept.num_bytes, kept.num_plain_bytes, kept.num_input_bytes, given, held, boundary, sum(aside))
+                    )
                     alive += [{"loss": tensor} for tensor in kept.tensors]
             gradients: Carry = {}
             for index, chunk in reversed(list(enumerate(chunks))):
@@ -157,7 +161,7 @@ class Kept:
         self._known = known
         self._own: set[int] = set()
         self._inputs = {tensor.untyped_storage().data_ptr() for tensor in carry.values()}
-        self.num_bytes = self.num_input_bytes = self.held_input_bytes = 0
+        self.num_bytes = self.num_plain_bytes = self.num_input_bytes = self.held_input_bytes = 0
         self.tensors: list[Tensor] = []
         self._blocks: list[object] = []
         self._held: set[int] = set()
@@ -170,6 +174,7 @@ class Kept:
         """Count a tensor that is saved, and what is kept of it."""
         storage = tensor.untyped_storage()
         where = storage.data_ptr()
+        self.num_plain_bytes += storage.nbytes() if where not in self._known else 0
         if isinstance(packed, Tensor):
             num_bytes, new = storage.nbytes(), where not in self._known
         else:
