@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from orchestrator.config import Loaded, load_experiment, to_yaml
-from orchestrator.config.schema import Experiment, GraphPipeline, LocalLearning, Peers, Pipeline, Zero
+from orchestrator.config.schema import Experiment, GraphPipeline, LocalLearning, Peers, Pipeline, Sharded, Zero
 from orchestrator.errors import PlacementError
 from orchestrator.progress import size
 
@@ -132,6 +132,10 @@ def plan(source: Experiment | Loaded | Any) -> Plan | GangPlan:
         from orchestrator.zero_plan import plan_zero
 
         return plan_zero(loaded, prepared)
+    if isinstance(experiment.strategy, Sharded):
+        from orchestrator.sharded_plan import plan_sharded
+
+        return plan_sharded(loaded, prepared)
     settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
     memory = _memory(prepared, settings)
     if isinstance(experiment.strategy, Peers):

@@ -29,6 +29,7 @@ from orchestrator.config.schema import (
     Pipeline,
     PowerLaw,
     Sbm,
+    Sharded,
     Synthetic,
     Zero,
 )
@@ -197,7 +198,7 @@ def _sections(experiment: Experiment) -> dict[str, Section]:
 def _loss(experiment: Experiment, where: Origins) -> Iterator[Problem]:
     """Import a gang's own loss."""
     strategy = experiment.strategy
-    if isinstance(strategy, Pipeline | Zero) and strategy.loss.target is not None:
+    if isinstance(strategy, Pipeline | Zero | Sharded) and strategy.loss.target is not None:
         try:
             resolve(strategy.loss.target)
         except TargetError as error:
@@ -275,7 +276,7 @@ def _dataset(experiment: Experiment, where: Origins) -> Dataset | GraphData:
 def _batch(experiment: Experiment, dataset: Dataset, where: Origins) -> Iterator[Problem]:
     """Hold the batch of a gang against the data."""
     strategy, have = experiment.strategy, len(dataset.train_y)
-    if isinstance(strategy, Pipeline | LocalLearning | Zero) and strategy.batch_size > have:
+    if isinstance(strategy, Pipeline | LocalLearning | Zero | Sharded) and strategy.batch_size > have:
         path = "strategy.batch_size"
         message = f"got {strategy.batch_size}, expected at most the {have} examples of {dataset.name}"
         yield Problem(where(path), path, message, f"{path}={have}")

@@ -39,6 +39,7 @@ RESUMABLE = (
     "strategy.restarts", "strategy.graph_folder", "strategy.patience",
     "strategy.modules", "strategy.queue",
     "strategy.ranks", "strategy.stage", "strategy.offload", "strategy.nvme_folder", "strategy.rank_memory",
+    "strategy.mesh", "strategy.placements", "strategy.batch_axes",
 )  # fmt: skip
 """Fields that may differ when a run is resumed: they do not change the bits of the steps already done."""
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from orchestrator.config import Origins
-from orchestrator.config.schema import GraphPipeline, LocalLearning, Pipeline, Zero
+from orchestrator.config.schema import GraphPipeline, LocalLearning, Pipeline, Sharded, Zero
 from orchestrator.preparing import Prepared
 from trainers.data.graphs.base import GraphData
 
@@ -44,6 +44,12 @@ def summary(prepared: Prepared, where: Origins | None = None) -> str:
         settled = settle_zero(prepared, where)[0].experiment.strategy
         how = f"stage {settled.stage} of {_many(strategy.ranks, 'rank')}"
         how += f", offload to {strategy.offload}" if strategy.offload != "none" else ""
+    elif isinstance(strategy, Sharded):
+        from orchestrator import sharded_layouts
+
+        found = sharded_layouts.divide(prepared, where).settings
+        how = f"over {' x '.join(map(str, found.mesh))} {_many(found.num_ranks, 'rank').split()[-1]}, "
+        how += f"{_many(len(found.placements), 'parameter')} split"
         of_data = f"{data.name} with {len(data.train_y):,} examples"
     else:
         assert prepared.partition is not None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from cluster.executor import Notify
 from orchestrator.config import Origins
-from orchestrator.config.schema import GangSection, GraphPipeline, Peers, Pipeline, Zero
+from orchestrator.config.schema import GangSection, GraphPipeline, Peers, Pipeline, Sharded, Zero
 from orchestrator.engines.base import Engine
 from orchestrator.executors import open_executor, open_gang
 from orchestrator.interrupts import Interrupts
@@ -66,6 +66,11 @@ def _course(prepared: Prepared, where: Origins | None) -> Course:
         from orchestrator.engines.zero_course import ZeroCourse
 
         return ZeroCourse(prepared)
+    if isinstance(strategy, Sharded):
+        from orchestrator import sharded_layouts
+        from orchestrator.engines.sharded_course import ShardedCourse
+
+        return ShardedCourse(prepared, sharded_layouts.divide(prepared, where))
     from orchestrator import local_stages
     from orchestrator.engines.local_course import LocalCourse
 

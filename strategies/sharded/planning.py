@@ -234,7 +234,7 @@ class _Steps:
                 continue
             if isinstance(wanted, Partial) or (name in self._weights and not self._whole and lies != BROADCAST):
                 return None
-            changes += 1
+            changes += 2 if isinstance(lies, Partial) and isinstance(wanted, Split) else 1
             sent += self._through(lies, wanted, num_bytes)
             if gradient != dual(lies) and name in self._learning:
                 back += self._through(gradient, dual(lies), num_bytes)

@@ -117,7 +117,11 @@ class Boxing(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if not any(issubclass(kind, DTensor) for kind in types):
-            return self._inner.__torch_dispatch__(func, types, args, kwargs)
+            self._inner.since = []
+            out = self._inner.__torch_dispatch__(func, types, args, kwargs)
+            if self._inner.since and self._told is not None:
+                self._told(Event("boxing", *self._layers.now(), (), (), tuple(self._inner.since)))
+            return out
         layer, backward = self._layers.now()
         name = func.overloadpacket.__name__
         self._inner.since = []

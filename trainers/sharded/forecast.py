@@ -47,7 +47,8 @@ class Forecast(NamedTuple):
     """One batch.
 
     Args:
-        lines: operators in order. counts, num_bytes: collectives of the batch by name, in all.
+        lines: operators in order, and as `boxing` what lies between them.
+        counts, num_bytes: collectives of the batch by name, in all.
         step_counts, step_bytes: those of the step's end: gradients, norms.
         state_bytes: of the weights on a rank. activation_bytes: most that autograd keeps there.
         placements: of every parameter.
@@ -89,6 +90,7 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
             torch.manual_seed(0)
             x = rank._inputs(dataset.train_x[rows])
             rank.train_on(x, dataset.train_y[rows], 1.0)
+        told = tuple(lines)
         counts, num_bytes = (Counter(counted) for counted in layout.sent)
         rank.gradients()
         with layout.working():
@@ -96,7 +98,7 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
         after, sent = layout.sent
         parameters = dict(rank.model.named_parameters())
         return Forecast(
-            tuple(lines),
+            told,
             counts,
             num_bytes,
             Counter(after) - counts,

@@ -116,7 +116,8 @@ class Rank:
         with layout.working():
             with self._precision():
                 returned = self.model(layout.give(x))
-            loss = self._loss(returned, layout.give(to_labels(y).to(self._device))) * share
+            loss = self._loss(returned, layout.give(to_labels(y).to(self._device)))
+            loss = loss if share == 1.0 else loss * share
             middle = time.perf_counter()
             loss.backward()  # type: ignore[no-untyped-call]
             value = float(layout.plain(loss.detach()))
