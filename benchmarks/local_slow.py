@@ -6,8 +6,9 @@ regimes take the same batches in the same order. Worker 0 or 1 is 1, 2 or 4 time
     simulated   one process and the virtual clock of `cluster.workers: 0`: time is in batches of a worker that is not
                 slowed. Of the lossless regime it is the slowest worker's batches times its slowness, queues never
                 empty and transfers free, which is the best it could do.
-    real        two processes of one thread; the slow one sleeps after each batch, for its own processor seconds times
-                (slowness - 1). Models are put together from what each worker had at the same moment.
+    real        two processes of one thread; the slow one sleeps after each batch, for the seconds that it took from
+                when its input was there, times (slowness - 1). Models are put together from what each worker had at
+                the same moment.
 
 *Equal samples* is the end, where each worker has trained on as many batches, some of them more than once. *Equal time*
 is at shares of what the lossless regime needs when nobody is slow. In an asynchronous run workers wait for each other
@@ -159,10 +160,10 @@ def measure(rank: int, send: Callable[[Any], None], steps: int) -> None:
         dist.barrier()
         began = time.perf_counter()
         for number in range(1, steps + 1):
-            busy = time.thread_time()
             worker.step(number)
             if rank == case.slow and case.times > 1:
-                time.sleep((case.times - 1) * (time.thread_time() - busy))
+                _, _, _, _, ready, _ = worker._spans[-1][0]  # its input was there
+                time.sleep((case.times - 1) * (time.perf_counter() - ready))
             while left and time.perf_counter() - began >= left[0] * whole_s:
                 states[left.pop(0)] = plain_state(worker.export())
         done_s = time.perf_counter() - began
