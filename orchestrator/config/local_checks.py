@@ -96,6 +96,9 @@ def _replicas(experiment: Experiment) -> Iterator[Finding]:
             "example, which rows of a batch could be divided for"
         )
         yield Finding(here, message, "strategy.rule.name=auglocal, or dgl", (("strategy", "rule", "name"),))
+    if strategy.memory is not None:
+        message = "got several processes of a worker, but each would remember other ranges of activations in 8 bits"
+        yield Finding(here, message, "strategy.memory=null, or strategy.replicas={}", (("strategy", "memory"),))
     most = max(strategy.replicas.values())
     if strategy.batch_size < 2 * most:
         message = f"got {most} processes for batches of {strategy.batch_size}, which leaves some fewer than 2 examples"

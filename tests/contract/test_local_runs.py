@@ -191,6 +191,7 @@ def test_an_asynchronous_run_without_speed_differences_still_is_not_the_serial_p
         ({"replicas": {3: 2}}, "strategy.replicas", "worker 3, expected 0 to 2"),
         ({"replicas": {1: 2}, "rule": {"name": "predsim"}}, "strategy.replicas", "does not learn by the mean"),
         ({"replicas": {1: 2}, "regime": "asynchronous"}, "strategy.replicas", "would have different batches"),
+        ({"replicas": {1: 2}, "memory": {"activations": "int8"}}, "strategy.replicas", "other ranges of activations"),
         ({"replicas": {1: 4}}, "strategy.replicas", "fewer than 2 examples"),
         ({"replicas": {1: 0}}, "strategy.replicas.1", "a whole number above 0"),
     ],
