@@ -162,27 +162,37 @@ class Life:
         every, last = self.experiment.checkpoint_every, self.experiment.strategy.num_steps
         began = time.monotonic() - _wall_s(directory)
         self.latest = state
-        stop, told = False, 0.0
+        stop, told, interrupted = False, 0.0, False
         for report in engine.steps(state):
-            with self.interrupts.deferred():
-                self.report, state = report, report.state
-                self.step = state.step
-                if state.whole:
-                    self.latest = state
-                    if self.clients is not None:
-                        self.clients.commit()
-                self._record(directory, tracker, report, time.monotonic() - began)
-                if not stop and self.trial and self.trial.on_step and self.trial.on_step(report, directory):
-                    stop, state = True, report.whole or state
-                    engine.finish_early()
-                due = (state.step and state.step % every == 0) or state.step == last or stop
-                if state.whole and due:
-                    self._checkpoint(directory, store, state)
-                if due or time.monotonic() - told >= MANIFEST_EVERY_S:
-                    directory.update_manifest(step=state.step, metrics=dict(self.metrics))
-                    told = time.monotonic()
+            recorded = False
+            try:
+                with self.interrupts.deferred():
+                    self.report, state = report, report.state
+                    self.step = state.step
+                    if state.whole:
+                        self.latest = state
+                        if self.clients is not None:
+                            self.clients.commit()
+                    self._record(directory, tracker, report, time.monotonic() - began)
+                    if not stop and self.trial and self.trial.on_step and self.trial.on_step(report, directory):
+                        stop, state = True, report.whole or state
+                        engine.finish_early()
+                    due = (state.step and state.step % every == 0) or state.step == last or stop
+                    if state.whole and due:
+                        self._checkpoint(directory, store, state)
+                    if due or time.monotonic() - told >= MANIFEST_EVERY_S:
+                        directory.update_manifest(step=state.step, metrics=dict(self.metrics))
+                        told = time.monotonic()
+                    recorded = True
+            except KeyboardInterrupt:
+                if interrupted or not recorded or report.whole is not None:
+                    raise
+                interrupted = True  # the state is with the ranks: they end with a whole one
+                engine.finish_early()
             if stop and state.whole:
                 return True
+        if interrupted:
+            raise KeyboardInterrupt
         return False
 
     def _record(self, directory: RunDirectory, tracker: Tracker | None, report: StepReport, wall_s: float) -> None:

@@ -6,6 +6,8 @@ import importlib
 from pathlib import Path
 from typing import Any
 
+from pyarrow import fs
+
 from trainers.loop import Context
 
 MARK = ".seen-by-all"
@@ -20,13 +22,13 @@ def run(context: Context, *, program: str, folder: str, word: str | None, **sett
     """Call a gang's program, `package.module:function`, once this rank has found the driver's mark in the folder.
 
     Args:
-        word: that the mark holds; None where the folder is no path, and so the same everywhere.
+        word: that the mark holds; None where the folder is in an object store, and so the same everywhere.
 
     Raises:
         NotShared: when it is not there.
     """
     if word is not None:
-        mark = Path(folder) / MARK
+        mark = Path(fs.FileSystem.from_uri(folder)[1] if "://" in folder else folder) / MARK
         try:
             found = mark.read_text()
         except OSError as error:

@@ -237,25 +237,25 @@ class GangEngine:
         interrupted = False
         try:
             while True:
+                report: Any = None
+                done: list[StepReport] = []
                 try:
                     with self._interrupts.deferred():
                         report = next(reports, False)
+                        if report:
+                            silent_since = time.monotonic()
+                            self._take(pending, report.payload)
+                        while due in pending and self._complete(due, pending[due]):
+                            done.append(self._report(due, pending.pop(due)))
+                            due += 1
                 except KeyboardInterrupt:
                     if interrupted:
                         raise
-                    interrupted, report = True, None
+                    interrupted = True
                     self.finish_early()
-                if report is False:
+                yield from done
+                if report is False or (interrupted and time.monotonic() - silent_since > DRAIN_S):
                     break
-                if report is None:
-                    if interrupted and time.monotonic() - silent_since > DRAIN_S:
-                        break
-                    continue
-                silent_since = time.monotonic()
-                self._take(pending, report.payload)
-                while due in pending and self._complete(due, pending[due]):
-                    yield self._report(due, pending.pop(due))
-                    due += 1
         finally:
             reports.close()
         if interrupted:
@@ -379,6 +379,8 @@ class GangEngine:
             )
         elif "NotFinite" in failure.reason:
             hint = self._diverged
+        elif failure.reason.startswith(("NotShared", "Unsuitable")):
+            hint = "change the experiment file accordingly, and run it again"
         else:
             hint = "mend the code above, then: orchestrator resume RUN_DIR"
         place = f"after step {max(step, 0)}"

@@ -150,7 +150,8 @@ def test_ranks_begin_only_where_they_see_the_drivers_folder(tmp_path: Path) -> N
     word, here = store.mark(), f"{__name__}:program"
     SEEN.clear()
     run(Rank(), program=here, folder=store.place(), word=word, begin=0)
-    assert [{"folder": store.place(), "begin": 0}] == SEEN
+    run(Rank(), program=here, folder=f"file://{store.place()}", word=word)
+    assert [settings["folder"] for settings in SEEN] == [store.place(), f"file://{store.place()}"]
     assert CheckpointStore(f"file://{tmp_path / 'a'}", keep=1).mark() is not None  # another word
     with pytest.raises(NotShared, match=r"rank 1 does not see .*checkpoint\.storage"):
         run(Rank(), program=here, folder=store.place(), word=word)
