@@ -66,6 +66,19 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits_with_other_ranks_only_named
         resume_run(cut.run_dir, overrides=["strategy.batch_size=5"], quiet=True)
 
 
+def test_lamb_clipped_and_with_noise_makes_the_steps_that_a_pipeline_makes(tmp_path: Path) -> None:
+    same = {
+        "optimizer": {"name": "lamb", "lr": 0.02, "kwargs": {"exclude": "bias"}}, "clip_norm": 0.4, "clip_value": 0.05,
+        "gradient_noise": {"eta": 0.01, "gamma": 0.55},
+    }  # fmt: skip
+    zero = orchestrator.run(config(tmp_path, **same), quiet=True).weights()
+    piped = config(tmp_path)
+    kept = {key: value for key, value in piped["strategy"].items() if key != "ranks"}
+    piped["strategy"] = {**kept, **same, "kind": "pipeline", "stages": 1, "replicas": 2, "microbatches": 1}
+    for name, tensor in orchestrator.run(piped, quiet=True).weights().items():
+        torch.testing.assert_close(zero[name], tensor, rtol=1e-4, atol=1e-5)
+
+
 def test_the_driver_builds_no_model_that_ranks_will_hold_in_parts(tmp_path: Path) -> None:
     wide = {"name": "mlp", "hidden": [100_000, 100_000]}  # 40 GB
     loaded = load_experiment({**config(tmp_path, workers=2, stage=3, rank_memory=10**12), "model": wide})
