@@ -183,10 +183,8 @@ class Layerwise(torch.optim.Optimizer):
             gradient = gradient.redistribute(parameter.device_mesh, parameter.placements).to_local()
             slots = [slot.to_local() for slot in slots]  # type: ignore[attr-defined]
             parameter = parameter.to_local()
-        if slots and gradient.stride() != slots[0].stride():  # torch's fused steps go through memory in its order
-            gradient = torch.empty_like(slots[0]).copy_(gradient)
         decay = group["weight_decay"] if decays else 0.0
-        return Item(parameter, gradient, tuple(slots), place, step, decay, adapts, group)
+        return Item(parameter, _laid_out(gradient, slots), tuple(slots), place, step, decay, adapts, group)
 
     def _cut_items(self, cut: _Cut) -> Iterator[Item]:
         for flat, group, _ in self._parameters():
@@ -196,12 +194,22 @@ class Layerwise(torch.optim.Optimizer):
                 )
             step, slots = self._remembered(flat)
             assert flat.grad is not None
-            held = [tensor.view(-1) for tensor in (flat, flat.grad, *slots)]
+            held = [flat, _laid_out(flat.grad, slots), *slots]
             for piece in cut.pieces[flat]:
                 decays, adapts = _rules(group, piece.name, len(piece.shape))
-                weight, gradient, *own = (each[piece.offset : piece.offset + piece.length] for each in held)
+                weight, gradient, *own = held
+                if piece.length < flat.numel():
+                    span = slice(piece.offset, piece.offset + piece.length)
+                    weight, gradient, *own = (each.view(-1)[span] for each in held)
                 decay = group["weight_decay"] if decays else 0.0
                 yield Item(weight, gradient, tuple(own), cut.places[piece.name], step, decay, adapts, group)
+
+
+def _laid_out(gradient: Tensor, slots: Sequence[Tensor]) -> Tensor:
+    """Return a gradient that lies in memory as the slots do: torch's fused steps go through memory in its order."""
+    if gradient.stride() == slots[0].stride():
+        return gradient
+    return torch.empty_like(slots[0]).copy_(gradient)
 
 
 # ------------------------------------------------------------------------------------------------- exclusions

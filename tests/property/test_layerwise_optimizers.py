@@ -256,6 +256,28 @@ def test_norms_of_each_shard_alone_would_be_another_algorithm() -> None:
     assert 0.40 < away < 0.46, away
 
 
+@pytest.mark.parametrize("kind", [Lamb, Lars])
+def test_a_piece_may_be_any_part_of_a_tensor_in_any_layout_if_it_is_alone(kind: type[Layerwise]) -> None:
+    # Columns of a matrix are no run of its elements; norms need no order, so `start` may then be anything.
+    whole, gradient = (tensors(seed, shapes={"w": (6, 4)})["w"] for seed in (0, 1))
+    one = nn.Parameter(whole.clone())
+    one.grad = gradient.clone()
+    kind([one], lr=0.1, weight_decay=0.1).step()
+    squares = torch.zeros(2, 1, dtype=torch.float64)
+    for summing in (True, False):
+        halves = [nn.Parameter(half) for half in whole.clone().chunk(2, dim=1)]
+        for half, own in zip(halves, gradient.chunk(2, dim=1), strict=True):
+            half.grad = own.contiguous()
+
+            def total(own: Tensor, summing: bool = summing) -> Tensor:
+                return squares.add_(own).clone() if summing else squares
+
+            optimizer = kind([half], lr=0.1, weight_decay=0.1)
+            optimizer.shard({half: [Piece("w", (6, 4), 0, 0, 12)]}, ["w"], total)
+            optimizer.step()
+    torch.testing.assert_close(torch.cat([h.detach() for h in halves], dim=1), one.detach(), rtol=1e-12, atol=1e-13)
+
+
 def test_every_step_of_a_cut_optimizer_sums_once_whatever_it_has_gradients_for() -> None:
     flat, other = nn.Parameter(torch.ones(4)), nn.Parameter(torch.ones(4))
     calls: list[Tensor] = []
