@@ -37,7 +37,7 @@ RESUMABLE = (
     "cluster.", "tracking.", "checkpoint.", "evaluate.", "strategy.algorithm.rounds", "strategy.steps",
     "strategy.epochs", "strategy.stages", "strategy.partition", "strategy.recompute", "strategy.stage_memory",
     "strategy.restarts", "strategy.graph_folder", "strategy.patience",
-    "strategy.modules", "strategy.queue",
+    "strategy.modules", "strategy.queue", "strategy.shard_optimizer",
     "strategy.ranks", "strategy.stage", "strategy.offload", "strategy.nvme_folder", "strategy.rank_memory",
     "strategy.mesh", "strategy.placements", "strategy.batch_axes",
 )  # fmt: skip

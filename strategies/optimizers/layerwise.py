@@ -98,7 +98,8 @@ class Layerwise(torch.optim.Optimizer):
         """Say that parameters are flat tensors with pieces of named ones, of which other ranks have the rest.
 
         Args:
-            pieces: of each parameter; elements in none of them (padding) stay as they are.
+            pieces: of each parameter; elements in none of them (padding) stay as they are. One that is all of its
+                parameter may be any part of its tensor in any layout, whatever its `start`.
             names: of all named tensors, in the same order on every rank.
             total: returns the sum of a float64 tensor over all ranks. Every `step` calls it once, whatever it has
                 gradients for, so that ranks which step as often meet.

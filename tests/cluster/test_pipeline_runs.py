@@ -160,6 +160,17 @@ def test_more_steps_are_refused_where_the_learning_rate_depends_on_them(tmp_path
         resume_run(short.run_dir, overrides=["strategy.steps=4"], quiet=True)
 
 
+@pytest.mark.slow
+def test_a_run_is_resumed_with_optimizer_states_shared_out(tmp_path: Path) -> None:
+    small: dict[str, Any] = {"replicas": 2, "steps": 6, "gradient_noise": {"eta": 0.001}}
+    whole = orchestrator.run(config(tmp_path, **small), quiet=True)
+    trial = Trial(tmp_path / "cut", 0, {}, on_step=lambda report, directory: report.state.step == 4)
+    cut = orchestrator.run(config(tmp_path, **small), quiet=True, trial=trial)
+    ended = resume_run(cut.run_dir, overrides=["strategy.shard_optimizer=true"], quiet=True)
+    assert (cut.step, ended.step) == (4, 6)
+    assert all(torch.equal(ended.weights()[name], tensor) for name, tensor in whole.weights().items())
+
+
 @pytest.mark.ray
 @pytest.mark.slow
 def test_shared_out_optimizer_states_and_noise_make_the_bits_and_checkpoints_of_one_process(
