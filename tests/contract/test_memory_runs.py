@@ -103,3 +103,8 @@ def test_a_section_that_is_wrong_is_told_before_anything_runs(
 def test_a_pattern_that_finds_nothing_is_refused_with_names_that_there_are(kind: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="'blok', which finds no part of the model"):
         run(tmp_path, kind, {"layers": {"blok": "none"}})
+
+
+def test_replicas_of_local_workers_are_refused_with_it(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"strategy\.memory: got a section, but replicas"):
+        run(tmp_path, "local-learning", INT8, replicas={0: 2})
