@@ -18,7 +18,7 @@ MODELS: list[tuple[dict[str, Any], tuple[int, ...], int]] = [
     ({"name": "mlp", "hidden": [96, 64]}, (1, 8, 8), 10),
     ({"name": "cnn"}, (1, 12, 12), 10),
     ({"name": "resnet"}, (3, 8, 8), 10),
-    ({"name": None, "target": "tests.parity.zero_models:tied", "kwargs": {"width": 64}}, (8,), 31),
+    ({"name": None, "target": "tests.parity.zero_models:tied", "kwargs": {}}, (8,), 31),
 ]
 
 

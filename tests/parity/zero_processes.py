@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
+from trainers import optimizers
 from trainers.data.base import Dataset
 from trainers.zero.settings import Settings
 
@@ -111,6 +112,7 @@ def _launch(_: int, folder: Path, function: Callable[..., None], ranks: int, arg
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
+    optimizers.build(settings().optimizer, [torch.nn.Parameter(torch.zeros(1))])  # imports torch's compiler
     mp.start_processes(_process, (folder, function, ranks, args), nprocs=ranks, start_method="fork")
 
 
