@@ -21,6 +21,7 @@ class ShardedCourse:
 
     program = "trainers.sharded.program:run"
     place = "the sharded run"
+    writes = False
 
     def __init__(self, prepared: Prepared, layouts: Layouts) -> None:
         self._prepared, self._layouts = prepared, layouts
