@@ -53,12 +53,12 @@ def _memory(rank: int, send: Callable[[Any], None], name: str, stage: int, deep:
         send({**side.held, "peak": int(beyond), "loss": side.loss})
 
 
-def memory(deep: Deep) -> None:
-    """Print what each side holds."""
+def memory(deep: Deep, stages: Sequence[int], names: Sequence[str]) -> None:
+    """Print what each side holds: ours at every stage given, DeepSpeed alone at stage 3."""
     print(f"{deep}, {_count(deep) / MB:.1f} M parameters, float32, AdamW, {RANKS} ranks; MB a rank")
     print(f"{'':22}{'parameters':>20}{'gradients':>20}{'optimizer':>20}{'all':>20}{'peak':>8}{'loss':>9}")
-    sides = [*(("ours", stage) for stage in STAGES), ("deepspeed", 3), ("ddp", 0), ("fsdp2", 3)]
-    for name, stage in sides:
+    others = (("deepspeed", 3), ("ddp", 0), ("fsdp2", 3))
+    for name, stage in (*(("ours", stage) for stage in stages), *(one for one in others if one[0] in names)):
         (found,) = in_processes(_memory, RANKS, name, stage, deep)
         expected = _formula(deep, stage, name)
         cells = []
@@ -153,7 +153,7 @@ def main() -> None:
     given = parser.parse_args()
     deep = Deep("transformer", given.layers, given.width, given.batch, given.length)
     if given.what == "memory":
-        memory(deep)
+        memory(deep, given.stages, given.sides)
     else:
         names = ["ours", *(name for name in given.sides if name != "ours")]
         speed(deep, given.stages, names, given.segments, given.steps)
