@@ -60,8 +60,11 @@ class Layouts(NamedTuple):
         return self.counted.sent_bytes(self.settings.accumulate)
 
 
-def divide(prepared: Prepared, where: Origins | None = None) -> Layouts:
+def divide(prepared: Prepared, where: Origins | None = None, *, compare: bool = False) -> Layouts:
     """Lay the model out, and count a batch.
+
+    Args:
+        compare: whether to work the alternatives out, too, where the layout is given.
 
     Raises:
         ConfigError: when a pattern, a placement, the batch or an operator does not go with the model, or nothing fits.
@@ -83,7 +86,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Layouts:
     copies = 2 + optimizers.copies(strategy.optimizer.model_dump(), getattr(torch, experiment.model.dtype))
     try:
         graph = choosing.graph_of(settings, prepared.dataset, prepared.model)
-        found = _layouts(prepared, strategy, settings, graph, copies)
+        found = _layouts(prepared, strategy, settings, graph, copies, compare)
     except LayerFailed as error:
         path = "strategy.placements"
         hint = "copy what that layer holds (B), write the operator otherwise, or strategy.kind=pipeline"
@@ -96,10 +99,13 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Layouts:
     return found
 
 
-def _layouts(prepared: Prepared, strategy: Sharded, settings: Settings, graph: Any, copies: float) -> Layouts:
+def _layouts(
+    prepared: Prepared, strategy: Sharded, settings: Settings, graph: Any, copies: float, compare: bool
+) -> Layouts:
     dataset, model, mesh = prepared.dataset, prepared.model, settings.mesh
     unknown = tuple(choosing.unknown(graph))
-    others = choosing.candidates(graph, mesh, copies, None if strategy.rank_memory is None else strategy.rank_memory)
+    wanted = compare or strategy.placements == "auto"
+    others = choosing.candidates(graph, mesh, copies, strategy.rank_memory) if wanted else []
     others = [layout for layout in others if strategy.batch_size % _ranks(mesh, layout.batch_axes) == 0]
     if strategy.placements != "auto":
         paper = choosing.given(graph, mesh, settings.placements, settings.batch_axes, copies)
@@ -108,14 +114,9 @@ def _layouts(prepared: Prepared, strategy: Sharded, settings: Settings, graph: A
     if strategy.batch_axes is not None:
         others = [layout for layout in others if layout.batch_axes == tuple(strategy.batch_axes)] or others
     tried: list[Layouts] = []
-    kept: list[Layout] = []
-    for layout in others:
-        if any(layout[1:3] == other[1:3] for other in kept) or len(kept) == _TRIED:
-            continue
-        kept.append(layout)
+    for layout in others[:_TRIED]:
         own = settings._replace(placements=layout.placements, batch_axes=layout.batch_axes)
-        counted = forecast(own, dataset, model)
-        tried.append(Layouts(own, counted, layout, tuple(others), copies, unknown))
+        tried.append(Layouts(own, forecast(own, dataset, model), layout, tuple(others), copies, unknown))
     if not tried:
         own = settings._replace(placements={}, batch_axes=())
         counted = forecast(own, dataset, model)
@@ -143,6 +144,8 @@ def settings_of(experiment: Experiment, placements: Placements, batch_axes: tupl
         precision=strategy.precision,
         evaluate_batch=experiment.evaluate.batch_size,
         steps=strategy.steps,
+        clip_value=strategy.clip_value,
+        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
     )
 
 
@@ -216,7 +219,7 @@ def summarise(experiment: Experiment, layouts: Layouts) -> dict[str, Any]:
         "placements": {name: list(entries) for name, entries in counted.placements.items()},
         "collectives": collectives(layouts),
         "planned_bytes": layouts.sent_bytes,
-        "formula_bytes": layouts.paper.sent_bytes * settings.accumulate if not layouts.unknown else None,
+        "formula_bytes": layouts.paper.step_bytes(settings.accumulate) if not layouts.unknown else None,
         "alternatives": [
             {"name": layout.name, "sent_bytes": layout.sent_bytes, "rank_bytes": layout.rank_bytes}
             for layout in layouts.alternatives

@@ -72,12 +72,12 @@ class ShardedPlan(GangPlan):
             yield f"no formula for {what}: the planner lets every rank compute it whole"
 
     def _step(self) -> Iterator[str]:
-        layouts, accumulate = self.layouts, self.layouts.settings.accumulate
+        layouts = self.layouts
         for name, told in collectives(layouts).items():
             yield f"{name:<28}{size(told['bytes']):>14}   in {told['count']} of them"
         yield f"{'counted':<28}{layouts.sent_bytes:>14,}"
         if not layouts.unknown:
-            paper = accumulate * layouts.paper.sent_bytes
+            paper = layouts.paper.step_bytes(layouts.settings.accumulate)
             yield f"{'by the formulas':<28}{int(paper):>14,}   losses and norms, which are single numbers, left out"
         yield f"{'weights of a rank':<28}{size(layouts.counted.state_bytes):>14}"
         yield f"{'memory of a rank':<28}{size(layouts.rank_bytes):>14}   weights, gradients, optimizer, activations"
@@ -99,7 +99,7 @@ def plan_sharded(loaded: Loaded, prepared: Prepared) -> ShardedPlan:
     experiment, dataset = loaded.experiment, prepared.dataset
     strategy = experiment.strategy
     assert isinstance(strategy, Sharded)
-    layouts = divide(prepared, loaded.where)
+    layouts = divide(prepared, loaded.where, compare=True)
     data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
     nodes, placement = placement_of(experiment)
     each = [layouts.rank_bytes] * strategy.num_ranks

@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Field, field_validator
 
 from orchestrator.config.fields import Expected, NonNegativeInt, PositiveFloat, PositiveInt, Text
 from orchestrator.config.gang import GangSection
+from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate, Loss
 
@@ -46,6 +47,8 @@ class Sharded(GangSection):
     optimizer: Optimizer = Field(Optimizer(), description="how a step moves the weights")
     learning_rate: LearningRate = Field(LearningRate(), description="its change with the step")
     clip_norm: PositiveFloat | None = Field(None, description="largest norm of a step's gradient, over all ranks")
+    clip_value: PositiveFloat | None = Field(None, description=CLIP_VALUE)
+    gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     loss: Loss = Field(Loss(), description="what is minimised")
     precision: Literal["bf16"] | None = Field(None, description="bf16: the model runs under autocast; null: as it is")
     restarts: NonNegativeInt = Field(2, description="times that lost ranks are started again from the last checkpoint")

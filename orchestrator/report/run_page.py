@@ -19,6 +19,7 @@ from orchestrator.report import (
     pictures,
     pipeline_page,
     scales,
+    sharded_page,
     traffic_page,
     zero_page,
 )
@@ -130,6 +131,8 @@ def _tiles(facts: Facts, saved: traffic_page.Compression | None) -> list[Tile]:
         return tiles + local_page.tiles(facts)
     if zero_page.is_zero(facts):
         return tiles + zero_page.tiles(facts)
+    if sharded_page.is_sharded(facts):
+        return tiles + sharded_page.tiles(facts)
     return tiles + (graph_page.costs(facts) if on_graph else pipeline_page.tiles(facts))
 
 
@@ -137,6 +140,8 @@ def _gang(facts: Facts) -> Section | None:
     """Return the section on the workers of a gang whose steps are batches."""
     if zero_page.is_zero(facts):
         return zero_page.section(facts)
+    if sharded_page.is_sharded(facts):
+        return sharded_page.section(facts)
     return local_page.section(facts) if local_page.is_local(facts) else pipeline_page.section(facts)
 
 

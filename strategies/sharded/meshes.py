@@ -22,12 +22,13 @@ class MeshAssignment(NamedTuple):
 
     Args:
         axes: what was chosen for each. placements: of parameters and data, one entry an axis.
-        sent_bytes: of all ranks, in a step. axis_bytes: of those, each axis's. rank_bytes: that one rank holds.
+        sent_bytes, sum_bytes, rank_bytes: as of `Assignment`. axis_bytes: what each axis sends.
     """
 
     axes: tuple[Assignment, ...]
     placements: Mapping[str, tuple[Placement, ...]]
     sent_bytes: float
+    sum_bytes: float
     axis_bytes: tuple[float, ...]
     rank_bytes: float
 
@@ -44,7 +45,7 @@ def plan_mesh(graph: Graph, mesh: Sequence[int], solve: Solve, *, copies: float 
     for axis, ranks in enumerate(mesh):
         chosen.append(solve(left, axis))
         left = shard(left, chosen[-1].signatures, ranks)
-    axis_bytes, rank_bytes = [], 0.0
+    axis_bytes, sum_bytes, rank_bytes = [], 0.0, 0.0
     for axis, ranks in enumerate(mesh):
         others = graph
         for other, assignment in enumerate(chosen):
@@ -53,7 +54,8 @@ def plan_mesh(graph: Graph, mesh: Sequence[int], solve: Solve, *, copies: float 
         groups = math.prod(mesh) // ranks
         priced = price(others, ranks, chosen[axis].signatures, chosen[axis].placements, copies=copies)
         axis_bytes.append(groups * priced.sent_bytes)
+        sum_bytes += groups * priced.sum_bytes
         rank_bytes = priced.rank_bytes
     names = {name for assignment in chosen for name in assignment.placements}
     placements = {name: tuple(a.placements.get(name, BROADCAST) for a in chosen) for name in sorted(names)}
-    return MeshAssignment(tuple(chosen), placements, sum(axis_bytes), tuple(axis_bytes), rank_bytes)
+    return MeshAssignment(tuple(chosen), placements, sum(axis_bytes), sum_bytes, tuple(axis_bytes), rank_bytes)

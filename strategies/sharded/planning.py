@@ -24,7 +24,7 @@ from typing import NamedTuple
 
 from strategies.sharded.boxing import gloo_bytes, table_bytes
 from strategies.sharded.graph import Graph, Operator
-from strategies.sharded.placements import BROADCAST, PARTIAL, Broadcast, Partial, Placement, Split, dual, local_shape
+from strategies.sharded.placements import BROADCAST, PARTIAL, Partial, Placement, Split, dual, local_shape
 from strategies.sharded.signatures import Signature, is_even, signatures
 
 Fixed = Mapping[str, Placement]
@@ -43,12 +43,14 @@ class Assignment(NamedTuple):
 
     Args:
         signatures: of the operators, in their order. placements: of parameters and data, by name.
-        sent_bytes: of all ranks, in a step. rank_bytes: what one holds: weights, gradients, optimizer, activations.
+        sent_bytes: of all ranks, in a step of one batch. sum_bytes: of those, sums of parameters' gradients, which are
+            made once a step. rank_bytes: what one holds: weights, gradients, optimizer, activations.
     """
 
     signatures: tuple[Signature, ...]
     placements: Mapping[str, Placement]
     sent_bytes: float
+    sum_bytes: float
     rank_bytes: float
 
 
@@ -56,6 +58,7 @@ class _Path(NamedTuple):
     """How an assignment got so far."""
 
     sent: float
+    sums: float
     held: float
     signature: Signature | None
     before: _Path | None
@@ -63,6 +66,10 @@ class _Path(NamedTuple):
 
 State = tuple[tuple[str, Placement], ...]
 
+
+WIDTH = 2000
+"""Ways for tensors to lie that `exact` follows at a time. Chains and residual connections have far fewer; where a model
+has more, only the cheapest so far are followed, and the result may not be the very cheapest."""
 
 _WORK = ("matmul", "linear", "attention")
 
@@ -77,13 +84,13 @@ def greedy(
     """
     steps = _Steps(graph, ranks, copies, fixed or {}, whole)
     state: State = ()
-    path = _Path(0.0, 0.0, None, None)
+    path = _Path(0.0, 0.0, 0.0, None, None)
     for place, op in enumerate(graph.operators):
         found = list(steps.after(place, dict(state)))
         if not found:
             raise _none(op)
         chosen, sent, held, state = min(found, key=lambda one: (one[1].forward + one[1].changes, one[2]))
-        path = _Path(path.sent + sent.all, path.held + held, chosen, path)
+        path = _Path(path.sent + sent.all, path.sums + sent.sums, path.held + held, chosen, path)
     return steps.assignment(path)
 
 
@@ -109,19 +116,24 @@ def exact(
         TooLarge: when nothing fits into `memory`. ValueError: when no signature has the fixed placements.
     """
     steps = _Steps(graph, ranks, copies, fixed or {}, whole, gloo_bytes if gloo else table_bytes)
-    now: dict[State, list[_Path]] = {(): [_Path(0.0, 0.0, None, None)]}
+    now: dict[State, list[_Path]] = {(): [_Path(0.0, 0.0, 0.0, None, None)]}
     least = 0.0
     for place, op in enumerate(graph.operators):
         following: dict[State, list[_Path]] = {}
         for state, paths in now.items():
             for chosen, sent, held, after in steps.after(place, dict(state)):
                 kept = following.setdefault(after, [])
-                kept.extend(_Path(path.sent + sent.all, path.held + held, chosen, path) for path in paths)
+                kept.extend(
+                    _Path(path.sent + sent.all, path.sums + sent.sums, path.held + held, chosen, path) for path in paths
+                )
         if not following:
             raise _none(op)
         least = min(path.held for paths in following.values() for path in paths)
         now = {state: _best(paths, memory) for state, paths in following.items()}
         now = {state: paths for state, paths in now.items() if paths}
+        if len(now) > WIDTH:
+            cheapest = sorted(now.items(), key=lambda item: item[1][0].sent)[:WIDTH]
+            now = dict(cheapest)
         if not now:
             raise TooLarge(least)
     return steps.assignment(min((p for paths in now.values() for p in paths), key=lambda p: (p.sent, p.held)))
@@ -136,14 +148,14 @@ def price(
         ValueError: when an operator cannot have its signature where the others have theirs.
     """
     steps = _Steps(graph, ranks, copies, placements, whole=True)
-    path, state = _Path(0.0, 0.0, None, None), dict[str, Placement]()
+    path, state = _Path(0.0, 0.0, 0.0, None, None), dict[str, Placement]()
     for op, signature in zip(graph.operators, chosen, strict=True):
         cost = steps.cost(op, signature, state)
         if cost is None:
             raise _none(op)
         sent, held, placed = cost
         state |= {**placed, op.output: signature.output}
-        path = _Path(path.sent + sent.all, path.held + held, signature, path)
+        path = _Path(path.sent + sent.all, path.sums + sent.sums, path.held + held, signature, path)
     return steps.assignment(path)
 
 
@@ -163,15 +175,16 @@ def _best(paths: list[_Path], memory: float | None) -> list[_Path]:
 
 
 class _Sent(NamedTuple):
-    """Bytes that an operator sends forward and back, and how many inputs it lays out differently."""
+    """Bytes that an operator sends forward, back and for parameters, and how many inputs it lays out differently."""
 
     forward: float
     back: float
+    sums: float
     changes: int
 
     @property
     def all(self) -> float:
-        return self.forward + self.back
+        return self.forward + self.back + self.sums
 
 
 class _Steps:
@@ -210,7 +223,7 @@ class _Steps:
     ) -> tuple[_Sent, float, dict[str, Placement]] | None:
         """Return what a signature sends, holds, and where it finds what no operator makes; None where it cannot be."""
         graph, ranks = self._graph, self._ranks
-        sent, back, changes = 0.0, 0.0, 0
+        sent, back, sums, changes = 0.0, 0.0, 0.0, 0
         held = float(graph.num_bytes(local_shape(op.shape, chosen.output, ranks)))
         placed: dict[str, Placement] = {}
         inputs = zip(op.inputs, op.shapes, chosen.inputs, chosen.gradients, strict=True)
@@ -218,27 +231,33 @@ class _Steps:
             num_bytes = graph.num_bytes(shape)
             if name not in self._produced:
                 given = self._given(name, wanted, {**state, **placed})
-                if given is None or (given != wanted and not isinstance(given, Broadcast)):
+                if given is None or not self._reachable(name, given, wanted):
                     return None
+                sent += self._through(given, wanted, num_bytes)
                 if name not in state and name not in placed and name in graph.parameters:
                     held += self._copies * graph.num_bytes(local_shape(shape, given, ranks))
                 placed[name] = given
                 changes += given != wanted
                 if graph.parameters.get(name):
-                    back += self._count(gradient, dual(given), num_bytes, ranks)
+                    sums += self._count(gradient, dual(given), num_bytes, ranks)
                 continue
             lies = state[name]
-            if lies == wanted:
-                if gradient != dual(lies) and name in self._learning:
-                    back += self._through(gradient, dual(lies), num_bytes)
-                continue
-            if isinstance(wanted, Partial) or (name in self._weights and not self._whole and lies != BROADCAST):
+            if not self._reachable(name, lies, wanted):
                 return None
-            changes += 2 if isinstance(lies, Partial) and isinstance(wanted, Split) else 1
-            sent += self._through(lies, wanted, num_bytes)
-            if gradient != dual(lies) and name in self._learning:
+            if lies != wanted:
+                changes += 2 if isinstance(lies, Partial) and isinstance(wanted, Split) else 1
+                sent += self._through(lies, wanted, num_bytes)
+            if gradient != dual(lies) and name in self._weights:
+                sums += self._count(gradient, dual(lies), num_bytes, ranks)
+            elif gradient != dual(lies) and name in self._learning:
                 back += self._through(gradient, dual(lies), num_bytes)
-        return _Sent(sent, back, changes), held, placed
+        return _Sent(sent, back, sums, changes), held, placed
+
+    def _reachable(self, name: str, lies: Placement, wanted: Placement) -> bool:
+        """Return whether a tensor may be laid out so: nothing becomes a sum, weights are gathered if need be only."""
+        if lies == wanted:
+            return True
+        return not isinstance(wanted, Partial) and (name not in self._weights or self._whole or lies == BROADCAST)
 
     def _through(self, lies: Placement, wanted: Placement, num_bytes: float) -> float:
         """Return what it costs to lay an activation out differently, where sums become copies first."""
@@ -260,7 +279,7 @@ class _Steps:
 
     def assignment(self, path: _Path) -> Assignment:
         """Return what a path stands for."""
-        sent, held, chosen, at = path.sent, path.held, [], path
+        chosen, at = list[Signature](), path
         while at.before is not None:
             assert at.signature is not None
             chosen.append(at.signature)
@@ -271,7 +290,7 @@ class _Steps:
             for name, wanted in zip(op.inputs, signature.inputs, strict=True):
                 if name not in self._produced and (name in self._graph.parameters or name in self._graph.data):
                     placements.setdefault(name, self._fixed.get(name, wanted))
-        return Assignment(tuple(chosen), placements, sent, held)
+        return Assignment(tuple(chosen), placements, path.sent, path.sums, path.held)
 
 
 def _legal(op: Operator, parts: Sequence[int], ranks: int, whole: bool) -> list[Signature]:

@@ -11,7 +11,16 @@ import pytest
 import orchestrator
 from orchestrator.config import format_override, load_experiment
 from orchestrator.config.grid_points import roles
-from orchestrator.config.schema import Experiment, Federated, GraphPipeline, LocalLearning, Peers, Pipeline, Zero
+from orchestrator.config.schema import (
+    Experiment,
+    Federated,
+    GraphPipeline,
+    LocalLearning,
+    Peers,
+    Pipeline,
+    Sharded,
+    Zero,
+)
 from orchestrator.search_space import draw
 
 ROOT = Path(__file__).parents[2]
@@ -29,7 +38,7 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
         if plain["model"].get("pretrain"):
             plain["model"]["pretrain"]["data"] |= {"examples": 260, "test_examples": 52}
         return plain
-    if isinstance(experiment.strategy, Pipeline | LocalLearning | Zero):
+    if isinstance(experiment.strategy, Pipeline | LocalLearning | Sharded | Zero):
         plain["strategy"] |= {"steps": 2, "batch_size": 8}
         plain["data"]["limit"] = 300
         if "layers" in plain["model"]:

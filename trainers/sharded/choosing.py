@@ -38,15 +38,20 @@ class Layout(NamedTuple):
 
     Args:
         name: data parallel, greedy, exact or given. placements: of parameters that are split somewhere.
-        batch_axes: axes that a batch is split over. sent_bytes: by the formulas, in a batch and the sums after it.
-        rank_bytes: held by one rank, by the formulas.
+        batch_axes: axes that a batch is split over. sent_bytes: by the formulas, in a step of one batch.
+        sum_bytes: of those, sums of gradients, made once a step. rank_bytes: held by one rank, by the formulas.
     """
 
     name: str
     placements: Placements
     batch_axes: tuple[int, ...]
     sent_bytes: float
+    sum_bytes: float
     rank_bytes: float
+
+    def step_bytes(self, accumulate: int) -> float:
+        """Return what a step of so many batches sends."""
+        return accumulate * (self.sent_bytes - self.sum_bytes) + self.sum_bytes
 
 
 def graph_of(settings: Settings, dataset: Dataset, model: nn.Module) -> Graph:
@@ -96,7 +101,8 @@ def candidates(graph: Graph, mesh: Sequence[int], copies: float, memory: float |
             with suppress(TooLarge):
                 found.append(_exact(graph, mesh, copies, memory, shared))
     fitting = [layout for layout in found if memory is None or layout.rank_bytes <= memory]
-    return sorted(fitting, key=lambda layout: layout.sent_bytes)
+    different = {(str(layout.placements), layout.batch_axes): layout for layout in reversed(fitting)}
+    return sorted(different.values(), key=lambda layout: layout.sent_bytes)
 
 
 def _exact(graph: Graph, mesh: Sequence[int], copies: float, memory: float | None, shared: Sequence[bool]) -> Layout:
@@ -121,4 +127,4 @@ def _layout(name: str, found: MeshAssignment, graph: Graph) -> Layout:
     }
     entries = found.placements.get("input", ())
     axes = tuple(axis for axis, entry in enumerate(entries) if entry == Split(0))
-    return Layout(name, placements, axes, found.sent_bytes, found.rank_bytes)
+    return Layout(name, placements, axes, found.sent_bytes, found.sum_bytes, found.rank_bytes)

@@ -22,9 +22,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from strategies.optimizers.layerwise import Layerwise
+from strategies.optimizers.pieces import Piece
 from trainers import learning_rate, models, optimizers
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
+from trainers.gradients import Shaping
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
 from trainers.pipeline import losses
@@ -70,7 +73,9 @@ class Rank:
         self._parameters = dict(self.model.named_parameters())
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         self._moved = {name: nn.Parameter(layout.local(p.detach())) for name, p in trained.items()}
-        self._optimizer = optimizers.build(settings.optimizer, self._moved.values()) if self._moved else None
+        self._optimizer = optimizers.build(settings.optimizer, self._moved.items()) if self._moved else None
+        if isinstance(self._optimizer, Layerwise) and self._splits:
+            self._share_norms(self._optimizer)
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups] if self._optimizer else []
         self.spans: list[tuple[str, int, int, float, float, float]] = []
 
@@ -104,6 +109,19 @@ class Rank:
         if settings.clip_norm is not None:
             values["train/gradient_norm"] = norm
         return Outcome(values, self._stops)
+
+    def _share_norms(self, optimizer: Layerwise) -> None:
+        """Tell an optimizer that goes by tensors' norms that it holds pieces of them, or copies."""
+        names = list(self._moved)
+        shapes = {name: tuple(self._parameters[name].shape) for name in names}
+        pieces = {p: [Piece(name, shapes[name], 0, 0, p.numel())] for name, p in self._moved.items()}
+        copies = torch.tensor([self.layout.copies(self._parameters[name]) for name in names], dtype=torch.float64)
+
+        def total(squares: Tensor) -> Tensor:
+            with self.layout.working():
+                return self.layout.total(squares) / copies.to(squares.device)
+
+        optimizer.shard(pieces, names, total)
 
     @property
     def _splits(self) -> bool:
@@ -152,11 +170,25 @@ class Rank:
             return norm
         if settings.clip_norm is not None and norm > settings.clip_norm:
             torch._foreach_mul_([p.grad for p, _ in moved if p.grad is not None], settings.clip_norm / norm)
+        self._shape(number)
         rate = learning_rate.factor(settings.learning_rate, number, settings.steps)
         for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
             group["lr"] = base * rate
         self._optimizer.step()
         return norm
+
+    def _shape(self, number: int) -> None:
+        """Clip by value, then add this rank's pieces of the noise, which is drawn whole."""
+        shaping = Shaping.of(self.settings.clip_value, self.settings.gradient_noise, self.settings.seed)
+        for name, moved in self._moved.items():
+            if moved.grad is None or shaping.idle:
+                continue
+            if shaping.clip_value is not None:
+                moved.grad.clamp_(-shaping.clip_value, shaping.clip_value)
+            if shaping.noise is not None:
+                like = self._parameters[name]
+                drawn = shaping.noise.draw(name, 0, like.numel(), number - 1).view(like.shape).to(moved.grad)
+                moved.grad.add_(self.layout.piece(drawn, like))
 
     @contextmanager
     def _drawing(self) -> Iterator[None]:

@@ -22,6 +22,7 @@ class Settings(NamedTuple):
         batch_size: examples of a batch, over all ranks. accumulate: batches of one optimizer step.
         optimizer, learning_rate, loss: sections. clip_norm: of the whole gradient. precision: `bf16` or None.
         evaluate_batch: test examples of one forward. steps: of the whole run.
+        clip_value, gradient_noise: see `trainers.gradients`.
     """
 
     model: Mapping[str, Any]
@@ -39,6 +40,8 @@ class Settings(NamedTuple):
     precision: str | None
     evaluate_batch: int
     steps: int
+    clip_value: float | None = None
+    gradient_noise: Mapping[str, Any] | None = None
 
     @property
     def num_ranks(self) -> int:

@@ -19,7 +19,7 @@ from trainers.sharded.boxing import Layers
 _SAME = ("detach", "alias", "contiguous", "clone", "lift_fresh", "_to_copy")
 _POINTWISE = (
     "relu", "gelu", "tanh", "sigmoid", "silu", "elu", "leaky_relu", "exp", "log", "sqrt", "rsqrt", "pow", "abs",
-    "hardtanh", "softplus", "mish", "hardswish", "hardsigmoid", "clamp", "sin", "cos",
+    "masked_fill", "where", "expand", "hardtanh", "softplus", "mish", "hardswish", "hardsigmoid", "clamp", "sin", "cos",
 )  # fmt: skip
 _BY_EXAMPLE = (
     "convolution", "max_pool2d_with_indices", "avg_pool2d", "_adaptive_avg_pool2d", "native_batch_norm",
@@ -58,11 +58,11 @@ class _Recorder(TorchDispatchMode):
         name = func.overloadpacket.__name__
         made = [leaf for leaf in (out if isinstance(out, tuple | list) else [out]) if isinstance(leaf, Tensor)]
         self._held += made
-        given = [arg for arg in args if isinstance(arg, Tensor)]
-        if not made or not given:
-            return out
-        if name in _SAME or (name == "expand" and made[0].shape == given[0].shape):
-            self._names[id(made[0])] = self._name(given[0])
+        given = [arg for arg in _flat(args) if isinstance(arg, Tensor)]
+        if not made or not self._depends(given):
+            return out  # positions, masks: every rank makes them by itself
+        if (name in _SAME or (name == "expand" and made[0].shape == given[0].shape)) and id(given[0]) in self._names:
+            self._names[id(made[0])] = self._names[id(given[0])]
             return out
         if name in ("unbind", "split", "split_with_sizes", "chunk"):
             kind = "select" if name == "unbind" else "narrow"
@@ -74,18 +74,18 @@ class _Recorder(TorchDispatchMode):
         self._note(kind, inputs, made[0], arguments)
         return out
 
-    def _name(self, tensor: Tensor) -> str:
-        return self._names.setdefault(id(tensor), f"%{len(self._names)}")
+    def _depends(self, tensors: list[Tensor]) -> bool:
+        """Return whether some tensor comes of a parameter or of the data."""
+        return any(id(tensor) in self._names for tensor in tensors)
 
     def _note(self, kind: str, inputs: list[Tensor], made: Tensor, arguments: Mapping[str, Any]) -> None:
-        if not all(any(tensor is known for known in self._held) or id(tensor) in self._names for tensor in inputs):
-            self._held += inputs
+        self._held += inputs
         layer, _ = self._layers.now()
-        names = tuple(self._name(tensor) for tensor in inputs)
+        names = tuple(self._names.get(id(tensor), f"constant {id(tensor)}") for tensor in inputs)
         shapes = tuple(tuple(tensor.shape) for tensor in inputs)
-        self._names[id(made)] = f"%{len(self._names)}.{len(self.operators)}"
+        self._names[id(made)] = f"%{len(self.operators)}"
         shape = tuple(made.shape)
-        self.operators.append(Operator(kind, names, self._name(made), shapes, shape, dict(arguments), layer))
+        self.operators.append(Operator(kind, names, self._names[id(made)], shapes, shape, dict(arguments), layer))
 
 
 def _kind(
@@ -123,6 +123,10 @@ def _kind(
     if name in _BY_EXAMPLE:
         return "by-example", given, {}
     return name, given, {}
+
+
+def _flat(args: Any) -> list[Any]:
+    return [leaf for arg in args for leaf in (arg if isinstance(arg, list | tuple) else [arg])]
 
 
 def _order(name: str, args: Any, dims: int) -> tuple[int, ...]:
