@@ -88,7 +88,7 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
         kept = Kept()
         with torch.random.fork_rng(devices=[]), kept:
             torch.manual_seed(0)
-            x = rank._inputs(dataset.train_x[rows])
+            x = rank.inputs(dataset.train_x[rows])
             rank.train_on(x, dataset.train_y[rows], 1.0)
         told = tuple(lines)
         counts, num_bytes = (Counter(counted) for counted in layout.sent)

@@ -6,6 +6,7 @@ the pieces themselves, as plain tensors: steps that work number by number, fused
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -140,6 +141,7 @@ class OnMesh:
 
     def __init__(self, settings: Settings, mesh: DeviceMesh, told: Any = None) -> None:
         rules.register()
+        logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # that gloo gathers is counted, and told
         self._settings, self._mesh, self._told = settings, mesh, told
         self._boxing: Boxing | None = None
 

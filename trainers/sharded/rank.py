@@ -36,7 +36,7 @@ from trainers.sharded.layout import Layout
 from trainers.sharded.settings import Settings
 
 _HEAD = 2
-"""Numbers at the head of a step's vector: the loss, as every rank has it, and the wish to stop."""
+"""Numbers of a step's vector: the wish to stop, and the squared norm of the gradient."""
 
 
 class Rank:
@@ -78,6 +78,7 @@ class Rank:
             self._share_norms(self._optimizer)
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups] if self._optimizer else []
         self.spans: list[tuple[str, int, int, float, float, float]] = []
+        self._stops = False
 
     # ------------------------------------------------------------------------------------------------- one step
 
@@ -98,7 +99,7 @@ class Rank:
             for index, rows in enumerate(batches):
                 torch.manual_seed(settings.batch_seed(number, index))
                 share = losses.weight(settings.loss["reduction"], len(rows), total)
-                loss += self.train_on(self._inputs(self._dataset.train_x[rows]), self._dataset.train_y[rows], share)
+                loss += self.train_on(self.inputs(self._dataset.train_x[rows]), self._dataset.train_y[rows], share)
         norm = self._update(number, loss, stop)
         after, num_bytes = layout.sent
         values = {"train/loss": loss, "comm/boundary_bytes": float(sum(num_bytes.values()) - sum(sent.values()))}
@@ -203,7 +204,8 @@ class Rank:
             return nullcontext()
         return torch.autocast(self._device.type, dtype=torch.bfloat16)
 
-    def _inputs(self, rows: Any) -> Tensor:
+    def inputs(self, rows: Any) -> Tensor:
+        """Return examples as the model takes them."""
         return to_tensor(rows, self._dataset, self._dtype).to(self._device)
 
     # ------------------------------------------------------------------------------------------------- evaluation
@@ -221,7 +223,7 @@ class Rank:
             rows = np.arange(start, min(start + settings.evaluate_batch, len(dataset.test_y)))
             filled = np.resize(rows, -(-len(rows) // settings.batch_ranks) * settings.batch_ranks)
             with self.layout.working(), self._precision():
-                returned = self.model(self.layout.give(self._inputs(dataset.test_x[filled])))
+                returned = self.model(self.layout.give(self.inputs(dataset.test_x[filled])))
                 returned = self.layout.plain(returned)
             returned = _first(returned, len(rows), len(filled))
             targets = to_labels(dataset.test_y[rows]).to(self._device)
