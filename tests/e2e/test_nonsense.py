@@ -136,7 +136,7 @@ def test_experiments_that_make_no_sense(shell: Shell, command: str) -> None:
         "bad.yaml:3: data.partition.clients: got 0, expected a whole number above 0",
         "bad.yaml:4: model.hidden: got -1, expected a list of whole numbers above 0",
         "bad.yaml:5: strategy.kind: got 'fedrated', expected one of federated, peers, pipeline, graph-pipeline, "
-        "local-learning\n    did you mean",
+        "local-learning, zero, sharded\n    did you mean",
         "bad.yaml:6: cluster.start_timeout_s: got .inf, expected",
         "bad.yaml:6: cluster.address: got 'nowhere', expected local, auto, ray://host:port or host:port",
         "bad.yaml:6: cluster.workers: got -2, expected a whole number of at least 0",

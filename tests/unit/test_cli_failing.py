@@ -72,7 +72,7 @@ def test_ctrl_c_inside_a_command_is_130(
     [
         (["validat", "x"], "Did you mean 'validate'?"),
         (["exp.yaml"], "orchestrator run exp.yaml"),
-        (["frobnicate"], "Commands: run, tune, submit, resume, plan, validate, report, list."),
+        (["frobnicate"], "Commands: run, tune, submit, resume, plan, validate, report, export, list."),
         (["run"], "Missing argument 'EXP'"),
         (["run", "exp.yaml", "--lr=3"], "No such option"),
         (["report"], "Missing argument 'RUN_DIR'"),

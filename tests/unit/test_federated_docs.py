@@ -43,7 +43,8 @@ def test_the_page_names_what_there_is(name: str) -> None:
 def test_its_sections_are_valid(page: str) -> None:
     found = [yaml.safe_load(block) for block in re.findall(r"```yaml\n(.*?)```", page, re.S)]
     for section in found:
-        rows = {"data": {"name": "digits"}} if section.get("strategy", {}).get("kind") == "local-learning" else {}
+        shared = section.get("strategy", {}).get("kind") in ("local-learning", "zero", "sharded")
+        rows = {"data": {"name": "digits"}} if shared else {}
         load_experiment({**BASE, **rows, **section})
     assert found
 
