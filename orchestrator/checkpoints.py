@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 import pyarrow as pa
 from pyarrow import fs
 
-from orchestrator import sharded
+from orchestrator import shard_sets
 from orchestrator.client_segments import Segment, SegmentFolder
 from orchestrator.client_store import ClientStore
 from orchestrator.engines.base import RunState, ShardSet
@@ -162,7 +162,7 @@ class CheckpointStore:
 
     def _shards(self, folder: str, shards: ShardSet) -> list[dict[str, Any]]:
         """Return what the marker says of files that ranks wrote, once all are there; others beside them go."""
-        wrong = sharded.missing(self._fs, folder, shards.files)
+        wrong = shard_sets.missing(self._fs, folder, shards.files)
         if wrong:
             message = f"the checkpoint that ranks wrote to {folder} is not whole: {wrong}"
             raise ResumeError(message, "checkpoint.storage must be a folder that all nodes share, or an object store")
@@ -199,8 +199,8 @@ class CheckpointStore:
         try:
             marker = self._marker(step)
             if "shards" in marker:
-                shards = ShardSet(self.place(step), sharded.described(marker["shards"]))
-                sharded.verify(shards)
+                shards = ShardSet(self.place(step), shard_sets.described(marker["shards"]))
+                shard_sets.verify(shards)
                 return RunState(step, None, {}, Clock.of(float.fromhex(marker["now_s"]), 0, ()), shards=shards)
             trees = {name: self._tree(folder, name, marker["files"][name]) for name in FILES if name in marker["files"]}
             tickets = from_columns(trees["tickets.arrow"]) if "tickets.arrow" in trees else ()

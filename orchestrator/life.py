@@ -25,7 +25,7 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.progress import Progress
 from orchestrator.results import RunResult, checkpoint_store, final_weights
 from orchestrator.rundir import RunDirectory
-from orchestrator.sharded import assembled
+from orchestrator.shard_sets import assembled
 
 if TYPE_CHECKING:
     from orchestrator.tracking import Tracker

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from orchestrator import sharded
+from orchestrator import shard_sets
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import Loaded, load_experiment
 from orchestrator.config.schema import Experiment
@@ -103,7 +103,7 @@ def newest(loaded: Loaded, directory: RunDirectory) -> RunState:
 def model_of(state: RunState) -> dict[str, Tensor]:
     """Return the model of a state, by parameter name; of shards, put together."""
     if state.shards is not None:
-        return dict(sharded.trees_of(state.shards, "model").get("model", {}))
+        return dict(shard_sets.trees_of(state.shards, "model").get("model", {}))
     return dict(state.model or {})
 
 

@@ -27,7 +27,7 @@ from orchestrator.config import Origins, load_experiment
 from orchestrator.errors import ConfigError, OrchestratorError, Problem, ResumeError
 from orchestrator.pretraining import Begun
 from orchestrator.rundir import RunDirectory
-from orchestrator.sharded import assembled
+from orchestrator.shard_sets import assembled
 from trainers import modules
 
 if TYPE_CHECKING:

@@ -30,7 +30,7 @@ from orchestrator.engines.base import RunState, ShardSet, StepReport
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
-from orchestrator.sharded import assembled
+from orchestrator.shard_sets import assembled
 from trainers import modules, wire
 from trainers.local import NotFinite
 from trainers.loop import Spans

@@ -12,7 +12,7 @@ import torch
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.engines.base import RunState, ShardSet
 from orchestrator.errors import ResumeError
-from orchestrator.sharded import assembled, trees_of
+from orchestrator.shard_sets import assembled, trees_of
 from trainers.shards import pieces_of, write
 from trainers.shared_folder import MARK, NotShared, run
 
