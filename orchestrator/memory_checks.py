@@ -25,6 +25,7 @@ def memory_problems(
         return
     path = "strategy.memory.layers"
     names = part_names(layers)
-    told = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    shown = [name for name in names if name]
+    told = ", ".join(shown[:6]) + (", ..." if len(shown) > 6 else "")
     for pattern in unused_patterns(section, names):
         yield Problem(where(path), path, f"got {pattern!r}, which finds no part of the model", f"parts are {told}")

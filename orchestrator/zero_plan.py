@@ -15,7 +15,7 @@ from orchestrator.gang_plan import GangPlan, problems
 from orchestrator.planning import PROCESS_BYTES, placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
-from orchestrator.zero_sizes import Limit, Sizes, fitting, limit, sizes
+from orchestrator.zero_sizes import Limit, Sizes, fitting, insist_parts, limit, sizes
 from strategies.zero.memory import STAGES
 
 HINT = "strategy.ranks=N, strategy.stage=3, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
@@ -70,6 +70,9 @@ class ZeroPlan(GangPlan):
         rows = -(-strategy.batch_size // strategy.ranks)
         accumulated = f", {strategy.accumulate} batches a step" if strategy.accumulate > 1 else ""
         yield f"{'examples of a rank':<28}{rows:>14,}   of a batch{accumulated}"
+        if strategy.memory is not None and self.sizes.counted:
+            told = f"of a batch, in 8 bits; {size(self.sizes.plain_activation_bytes)} as they are"
+            yield f"{'activations kept':<28}{size(model.activation_bytes):>14}   {told}"
         if not self.sizes.counted:
             yield "activations could not be counted without building the model: they are left out above"
 
@@ -78,11 +81,12 @@ def plan_zero(loaded: Loaded, prepared: Prepared) -> ZeroPlan:
     """Work out what ZeRO would do.
 
     Raises:
-        PlacementError: when the cluster does not answer.
+        ConfigError: when a pattern of `memory` finds nothing. PlacementError: when the cluster does not answer.
     """
     experiment, dataset = prepared.experiment, prepared.dataset
     strategy = experiment.strategy
     assert isinstance(strategy, Zero)
+    insist_parts(prepared, loaded.where)
     found, allowed = sizes(prepared), limit(experiment, dataset)
     on_cpu = experiment.cluster.device == "cpu"
     stage = fitting(strategy, found, allowed, on_cpu=on_cpu) if strategy.stage == "auto" else strategy.stage

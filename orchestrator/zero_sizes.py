@@ -10,18 +10,21 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from orchestrator.config import Origins
+from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Zero
 from orchestrator.config.zero_checks import native_of
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.memory_checks import memory_problems
 from orchestrator.planning import PROCESS_BYTES, placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.seeds import integer
 from strategies.zero.memory import Held, Model, Numbers, held, smallest
 from trainers import optimizers
+from trainers.activations.counting import Counting
 from trainers.data.base import Dataset, to_labels, to_tensor
 from trainers.local import loss_of
 from trainers.zero.native import Unsuitable, configuration, insist_possible
@@ -40,11 +43,13 @@ class Sizes(NamedTuple):
 
     Args:
         counted: whether activations could be counted.
+        plain_activation_bytes: of what autograd would keep without a `memory` section.
     """
 
     model: Model
     numbers: Numbers
     counted: bool
+    plain_activation_bytes: int
 
     def held(self, strategy: Zero, stage: int) -> Held:
         """Return what each rank holds at a stage; stage 0 offloads nothing."""
@@ -67,9 +72,9 @@ def sizes(prepared: Prepared) -> Sizes:
         trained=_count(trained),
         largest=max(_count(list(module.parameters(recurse=False))) for module in model.modules()),
         small=_count(small),
-        activation_bytes=activations or 0,
+        activation_bytes=0 if activations is None else activations[0],
     )
-    return Sizes(counts, numbers, activations is not None)
+    return Sizes(counts, numbers, activations is not None, 0 if activations is None else activations[1])
 
 
 def limit(experiment: Experiment, dataset: Dataset) -> Limit:
@@ -98,9 +103,10 @@ def settle_zero(prepared: Prepared, where: Origins | None = None) -> tuple[Prepa
     """Return the experiment with its stage as a number and its DeepSpeed configuration read, and a line about it.
 
     Raises:
-        ConfigError: when no stage fits, saying what the last one needs.
+        ConfigError: when no stage fits, saying what the last one needs; when a pattern of `memory` finds nothing.
     """
     experiment, origins = prepared.experiment, where or Origins()
+    insist_parts(prepared, origins)
     strategy = experiment.strategy
     assert isinstance(strategy, Zero)
     changes: dict[str, Any] = {"deepspeed": native_of(strategy)}
@@ -126,6 +132,18 @@ def settle_zero(prepared: Prepared, where: Origins | None = None) -> tuple[Prepa
             path = "strategy.offload" if strategy.offload != "none" else "strategy.stage"
             raise ConfigError([Problem(origins(path), path, str(error))]) from error
     return prepared._replace(experiment=settled), line
+
+
+def insist_parts(prepared: Prepared, where: Origins) -> None:
+    """Check that what `memory` names is there.
+
+    Raises:
+        ConfigError: when a pattern finds no part of the model.
+    """
+    strategy = prepared.experiment.strategy
+    assert isinstance(strategy, Zero)
+    if found := list(memory_problems(strategy.memory, {0: ("", prepared.model)}, where)):
+        raise ConfigError(found)
 
 
 def fitting(strategy: Zero, found: Sizes, allowed: Limit, *, on_cpu: bool) -> int | None:
@@ -163,6 +181,7 @@ def settings_of(experiment: Experiment) -> Settings:
         precision=strategy.precision,
         steps=strategy.steps,
         deepspeed=native_of(strategy),
+        memory=plain(strategy.memory),
         clip_value=strategy.clip_value,
         gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
     )
@@ -192,20 +211,17 @@ def _count(parameters: list[nn.Parameter]) -> int:
     return sum(parameter.numel() for parameter in parameters)
 
 
-def _activations(prepared: Prepared, strategy: Zero) -> int | None:
-    """Return the bytes that autograd keeps of a rank's part of a batch; None when that cannot be counted."""
+def _activations(prepared: Prepared, strategy: Zero) -> tuple[int, int] | None:
+    """Return the bytes that autograd keeps of a rank's part of a batch, and those it would keep without `memory`.
+
+    None when that cannot be counted.
+    """
     from torch._subclasses import FakeTensorMode
 
     dataset, model = prepared.dataset, prepared.model
     dtype = torch.bfloat16 if strategy.precision == "bf16" else getattr(torch, prepared.experiment.model.dtype)
     rows = -(-strategy.batch_size // strategy.ranks)
     x, y = to_tensor(dataset.train_x[:1], dataset, dtype), to_labels(dataset.train_y[:1])
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept.setdefault(tensor.untyped_storage()._cdata, tensor)  # held, so that no storage's address is used again
-        return tensor
-
     training = model.training
     try:
         with FakeTensorMode():
@@ -215,16 +231,16 @@ def _activations(prepared: Prepared, strategy: Zero) -> int | None:
                 )
                 for name, each in (*model.named_parameters(), *model.named_buffers())
             }
-            own = {tensor.untyped_storage()._cdata for tensor in tensors.values()}
             batch = torch.empty((rows, *x.shape[1:]), dtype=x.dtype)
             labels = torch.empty((rows, *y.shape[1:]), dtype=y.dtype)
             model.train()
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            counting = Counting(plain(strategy.memory), model, tensors.values())
+            with counting.count(batch):
                 output = torch.func.functional_call(model, tensors, (batch,))
+            with counting.count():
                 loss = loss_of(output, labels)  # held, so that what it keeps is
-            found = sum(each.untyped_storage().nbytes() for key, each in kept.items() if key not in own)
             del loss
-            return found
+            return counting.kept_bytes, counting.plain_bytes
     except Exception:  # a user's model may do what only real tensors can: then they are left out, and the plan says so
         return None
     finally:

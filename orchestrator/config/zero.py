@@ -9,6 +9,7 @@ from pydantic import Field
 from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Text
 from orchestrator.config.gang import GangSection
 from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
+from orchestrator.config.memory import Memory
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate, Loss
 
@@ -44,6 +45,9 @@ class Zero(GangSection):
     )
     deepspeed: dict[str, Any] | Text = Field(
         {}, description="DeepSpeed's own JSON, or the path of a file with it; passed on as it is"
+    )
+    memory: Memory | None = Field(
+        None, description="activations wait for backward in 8 bits, e.g. {activations: int8}; null: as they are"
     )
     restarts: NonNegativeInt = Field(2, description="times that lost ranks are started again from the last checkpoint")
 

@@ -13,7 +13,7 @@ def to_bits(mask: Tensor) -> Tensor:
     Shapes: mask any, bool; result `[ceil(n / 8)]`, uint8, on its device.
     """
     flat = mask.detach().reshape(-1)
-    if flat.device.type == "cpu":
+    if flat.device.type == "cpu" and type(flat) is Tensor:  # a subclass may have no memory, as where bytes are counted
         return torch.from_numpy(np.packbits(flat.numpy()))
     lanes = torch.zeros(-(-flat.numel() // 8) * 8, dtype=torch.uint8, device=flat.device)
     lanes[: flat.numel()] = flat

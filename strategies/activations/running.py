@@ -8,6 +8,8 @@ before it: their order, and so schedule and recomputation, moves no bit. The aut
 forward and decodes with what it holds at backward, so that all but the last micro-batch are decoded in a range that
 they were not encoded in; here each encoded tensor keeps its own.
 
+Processes that each see a part of a step's batches add up what they have seen, and all move by the same mean.
+
 Source: Mesa, arXiv:2111.11124, section 3.1 (exponential moving averages, decay 0.9). Deviation: the step above.
 """
 
@@ -15,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import torch
 from torch import Tensor
 
 from strategies.activations.quantise import Range
@@ -51,6 +54,46 @@ class Running:
             mean = Range(_mean([one.alpha for one in ranges]), _mean([one.beta for one in ranges]))
             known = self._known.get(name)
             self._known[name] = mean if known is None or known.alpha.shape != shape else _mixed(known, mean)
+        self._seen.clear()
+
+    def widths(self) -> dict[str, int]:
+        """Return the number of groups of what is remembered, by place."""
+        return {name: len(known.alpha) for name, known in self._known.items()}
+
+    def seen_widths(self) -> dict[str, int]:
+        """Return the number of groups of what the step has seen last, by place."""
+        return {name: len(parts[max(parts)].alpha) for name, parts in self._seen.items()}
+
+    def sums(self, widths: Mapping[str, int]) -> Tensor:
+        """Return what the step has seen, to be added up over processes that share its batches.
+
+        Args:
+            widths: groups by place, the same in all processes; what has another number of them is left out.
+
+        Shapes: for each place of `widths` a count, then sums of alpha and of beta, one after another; float64, on the
+            CPU.
+        """
+        found = []
+        for name, width in widths.items():
+            ranges = [one for _, one in sorted(self._seen.get(name, {}).items()) if len(one.alpha) == width]
+            total = torch.zeros(1 + 2 * width, dtype=torch.float64)
+            total[0] = len(ranges)
+            for one in ranges:
+                total[1:] += torch.cat(one).double().cpu()
+            found.append(total)
+        return torch.cat(found) if found else torch.zeros(0, dtype=torch.float64)
+
+    def commit_sums(self, widths: Mapping[str, int], sums: Tensor, device: torch.device) -> None:
+        """End a step as `commit`, by what all processes have seen: by `sums`, added up."""
+        totals = torch.split(sums, [1 + 2 * width for width in widths.values()]) if widths else ()
+        for (name, width), total in zip(widths.items(), totals, strict=True):
+            if total[0] == 0:
+                continue
+            alpha, beta = torch.split((total[1:] / total[0]).float().to(device), [width, width])
+            known = self._known.get(name)
+            fresh = Range(alpha, beta)
+            self._known[name] = fresh if known is None or len(known.alpha) != width else _mixed(known, fresh)
+            self.moved.add(name)
         self._seen.clear()
 
     def forget(self) -> None:

@@ -66,6 +66,23 @@ def test_a_run_that_stopped_goes_on_to_the_same_bits_with_other_ranks_only_named
         resume_run(cut.run_dir, overrides=["strategy.batch_size=5"], quiet=True)
 
 
+def test_activations_in_8_bits_are_planned_and_their_ranges_go_on_with_a_resumed_run(tmp_path: Path) -> None:
+    memory = {"memory": {"min_elements": 16, "groups": 2}}
+    shown = [line for _, section in plan(config(tmp_path, **memory)).sections() for line in section]
+    assert any(line.startswith("activations kept") and line.endswith("as they are") for line in shown)
+    whole = orchestrator.run(config(tmp_path, **memory), quiet=True)
+    trial = Trial(tmp_path / "cut", 0, {}, on_step=lambda report, directory: report.state.step == 3)
+    cut = orchestrator.run(config(tmp_path, **memory), quiet=True, trial=trial)
+    longer = resume_run(cut.run_dir, quiet=True)
+    assert all(torch.equal(longer.weights()[name], tensor) for name, tensor in whole.weights().items())
+    exact = orchestrator.run(config(tmp_path), quiet=True).weights()
+    assert any(not torch.equal(exact[name], tensor) for name, tensor in whole.weights().items())
+    unfound = config(tmp_path, memory={"layers": {"attention": "int8"}})
+    for checks in (plan, lambda given: settle(prepare(load_experiment(given)))):
+        with pytest.raises(ConfigError, match=r"strategy\.memory\.layers: got 'attention', which finds no part"):
+            checks(unfound)
+
+
 def test_lamb_clipped_and_with_noise_makes_the_steps_that_a_pipeline_makes(tmp_path: Path) -> None:
     same = {
         "optimizer": {"name": "lamb", "lr": 0.02, "kwargs": {"exclude": "bias"}}, "clip_norm": 0.4, "clip_value": 0.05,

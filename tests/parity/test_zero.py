@@ -49,7 +49,9 @@ def same(one: Any, other: Any) -> bool:
 @pytest.mark.deepspeed
 def test_two_ranks_train_evaluate_and_write_what_one_process_computes(tmp_path: Path):
     given = settings(steps=4)
-    (told,) = gangs.run(tmp_path, [Case(given._replace(stage=3), checkpoint_every=2)])
+    rounded = given._replace(stage=3, memory={"activations": "int8", "min_elements": 1})
+    told, in_8_bits = gangs.run(tmp_path, [Case(given._replace(stage=3), checkpoint_every=2), Case(rounded)])
+    assert differ(losses(in_8_bits), plain(rounded, steps=4)[0]) < DECIMALS
     expected, inline = plain(given, steps=4)
     assert sorted(losses(told)) == [1, 2, 3, 4] and differ(losses(told), expected) < DECIMALS
     evaluations = {one["step"]: one["values"]["test/loss"] for one in told[0] if one["kind"] == "evaluation"}

@@ -56,3 +56,31 @@ def loss(returned: Any, targets: Tensor) -> Tensor:
     """Return a cross-entropy with a penalty on what lies below the head."""
     scores = functional.cross_entropy(returned.logits.flatten(0, -2), targets.flatten())
     return scores + 0.01 * returned.hidden.square().mean()
+
+
+class Multiplied(nn.Module):
+    """Multiplies by views of its weights itself, one of them frozen and one without a trace in autograd."""
+
+    def __init__(self, num_classes: int, width: int = 24) -> None:
+        super().__init__()
+        self.embed = nn.Embedding(num_classes, width)
+        self.first = nn.Parameter(torch.randn(width, width) / 5)
+        self.frozen = nn.Parameter(torch.randn(width, width) / 5, requires_grad=False)
+        self.body = Doubled(width)
+        self.head = nn.Linear(width, num_classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        hidden = torch.tanh(self.embed(tokens) @ self.first.t())
+        hidden = torch.tanh(hidden @ self.frozen.t()) + self.body(hidden)
+        return self.head(torch.tanh(hidden @ self.first.detach().t()))
+
+
+class Doubled(nn.Module):
+    """Uses its weight once as it is, once turned."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(width, width) / 5)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        return torch.relu(hidden @ self.weight) @ self.weight[:, : len(self.weight)].t()

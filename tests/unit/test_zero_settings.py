@@ -79,7 +79,6 @@ def test_offload_goes_where_the_stage_has_something_to_move():
         ({"stage": 2, "offload": "nvme"}, "stage 3 only, got stage 2"),
         ({"stage": 3, "offload": "nvme"}, "offload nvme needs ninja"),
         ({"model": {"name": "mlp", "dtype": "float64"}}, "got model.dtype float64"),
-        ({"memory": {"activations": "int8"}}, "activations in 8 bits"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_to_do(

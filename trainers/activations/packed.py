@@ -1,4 +1,4 @@
-"""What is kept in place of a saved tensor: a view of a block in 8 bits, bits of a mask, or the tensor itself."""
+"""What is kept in place of a saved tensor: a view of a block in 8 bits, bits of a mask, a parameter, or itself."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from strategies import activations
 from strategies.activations import Encoded
+from trainers.activations.weights import Gathered
 
 
 class Kept:
@@ -86,7 +87,7 @@ class Mask(NamedTuple):
         return activations.from_bits(self.bits, self.shape)
 
 
-Packed = Tensor | Held | Mask
+Packed = Tensor | Held | Mask | Gathered
 
 
 def unpack(packed: Packed) -> Tensor:

@@ -16,6 +16,7 @@ from strategies.activations import Encoded, Running
 from strategies.seeds import purpose_word
 from trainers.activations.packed import Held, Kept, Mask, Packed, extent, unpack
 from trainers.activations.policy import Policy, heads_of, join
+from trainers.activations.weights import as_it_is, weight_of
 
 STATISTICS = 8
 """A saved tensor with at most this part of the input's numbers is taken for statistics; where the input is tokens, of
@@ -91,7 +92,8 @@ class Saver:
         self._names = {index: name for index, (name, _) in layers.items()}
         self._heads = heads_of({i: m for i, (_, m) in layers.items()}) if heads is None else heads
         self._parameters = [parameter for _, module in layers.values() for parameter in module.parameters()][:1]
-        self._path: list[tuple[str, int]] = []
+        self._path: list[tuple[str, int, nn.Module]] = []
+        self._hooks: list[Any] = []
         self._batches: list[int] = []
         self._part: Part | None = None
         self._layer: _Layer | None = None
@@ -170,14 +172,23 @@ class Saver:
         self.running.forget()
         self._batches.clear()
 
+    def close(self) -> None:
+        """Leave the modules as they were."""
+        for hook in self._hooks:
+            hook.remove()
+
     # ------------------------------------------------------------------------------------------------------ inside
 
     def _follow(self, name: str, module: nn.Module) -> None:
         """Know at any time which part of a layer is running."""
         for local, part in module.named_modules():
             path = join(name, local)
-            part.register_forward_pre_hook(lambda _, given, path=path: self._path.append((path, _largest(given))))
-            part.register_forward_hook(lambda _, __, ___: self._path and self._path.pop() and None, always_call=True)
+            self._hooks += [
+                part.register_forward_pre_hook(
+                    lambda m, given, path=path: self._path.append((path, _largest(given), m))
+                ),
+                part.register_forward_hook(lambda *_: self._path and self._path.pop() and None, always_call=True),
+            ]
 
     def _encode(self, tensor: Tensor, index: int, place: str, batch: int) -> Encoded:
         groups = activations.groups_of(tensor.shape, self.policy.groups, batch=batch, heads=self._heads.get(index))
@@ -264,21 +275,22 @@ class _Layer:
         saver, policy, count = self._saver, self._saver.policy, tensor.numel()
         if tensor.dtype == torch.bool and count >= policy.min_elements:
             return Mask(activations.to_bits(tensor), tensor.shape)
-        if not tensor.is_floating_point() or tensor.dim() < 2 or not count or _of_parameters(tensor):
-            return _as_it_is(tensor)
+        weight = weight_of(tensor, (part for _, _, part in saver._path))
+        if weight is not None or not tensor.is_floating_point() or tensor.dim() < 2 or not count:
+            return as_it_is(tensor, weight)
         self._place += 1
         if tensor.untyped_storage()._cdata in saver._lasting:
-            return _as_it_is(tensor)
-        name, largest = saver._path[-1] if saver._path else (saver._names[self._index], 0)
+            return as_it_is(tensor)
+        name, largest, _ = saver._path[-1] if saver._path else (saver._names[self._index], 0, None)
         if not self._told:
             self._largest = max(self._largest, count)
         if count < policy.min_elements or not policy.encodes(name):
-            return _as_it_is(tensor)
+            return as_it_is(tensor)
         kept = saver._found(tensor)
         if kept is not None:
             return saver._held(kept, tensor)
         if STATISTICS * count <= (largest or self._largest) or tensor.untyped_storage().nbytes() <= count:
-            return _as_it_is(tensor)
+            return as_it_is(tensor)
         whole, place = self._argument(tensor)
         kept = Kept(saver._encode(whole, self._index, place, self._batch), whole, f"{self._index}/{place}")
         saver._remember(whole, kept)
@@ -316,24 +328,3 @@ def _largest(arguments: Any) -> int:
     """Return how many numbers the largest floating-point argument has; 0 where there is none."""
     given = (tensor for tensor in arguments if isinstance(tensor, Tensor) and tensor.is_floating_point())
     return max((tensor.numel() for tensor in given), default=0)
-
-
-def _as_it_is(tensor: Tensor) -> Tensor:
-    """Return a tensor that an operation may keep; its own output, kept as itself, would never be freed."""
-    return tensor if tensor.is_leaf else tensor.detach()
-
-
-def _of_parameters(tensor: Tensor) -> bool:
-    """Return whether a tensor is a parameter, a view of one, or one in another type, as autocast makes them."""
-    if isinstance(tensor, nn.Parameter) or isinstance(tensor._base, nn.Parameter):
-        return True
-    node = tensor.grad_fn
-    while node is not None and type(node).__name__ in _SAME_NUMBERS:
-        node = node.next_functions[0][0]
-    return isinstance(getattr(node, "variable", None), nn.Parameter)
-
-
-_SAME_NUMBERS = frozenset(
-    f"{name}Backward0" for name in ("ToCopy", "T", "Transpose", "Permute", "View", "UnsafeView", "Alias", "Clone")
-)
-"""Operations of autograd that leave the numbers what they are, but for their type."""

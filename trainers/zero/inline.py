@@ -22,6 +22,7 @@ from trainers.loop import Spans
 from trainers.pipeline import batchnorm
 from trainers.pipeline.state import Trees, remember, remind
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
+from trainers.zero.keeping import Keeping
 from trainers.zero.settings import Settings, Shares
 
 
@@ -58,6 +59,7 @@ class InlineZero:
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
         self._shares = Shares(settings, len(dataset.train_y))
         self._scoring = Scoring(settings, dataset, self._device)
+        self._kept = Keeping(settings, self.model)
         self._spans: list[list[tuple[str, int, int, float, float, float]]] = []
         self.model.train()
 
@@ -81,7 +83,10 @@ class InlineZero:
                     norm.microbatch = rank * settings.accumulate + index
                 began = time.perf_counter()
                 with drawing(share.seed, self._device):
-                    value = self._scoring.loss(self.model(self._scoring.inputs(share.rows)), share.rows)
+                    inputs = self._scoring.inputs(share.rows)
+                    with self._kept.share(number, index, rank, share, inputs):
+                        returned = self.model(inputs)
+                    value = self._scoring.loss(returned, share.rows)
                     between = time.perf_counter()
                     loss += float(value.detach()) * share.weight
                     (value * share.weight).backward()
@@ -89,6 +94,7 @@ class InlineZero:
                 self._spans[rank].append(("B", 0, index, between, between, time.perf_counter()))
         for norm in self._norms:
             norm.commit(norm.statistics())
+        self._kept.commit_alone()
         if not math.isfinite(loss):
             raise NotFinite(f"training diverged at step {number}: loss {loss}")
         return {"train/loss": loss, **self._update(number)}
@@ -138,6 +144,7 @@ class InlineZero:
                 trees["counters"][name] = held
         for name, moved in self._moved.items():
             remember(self._optimizer, name, moved, trees)
+        trees |= {tree: dict(tensors) for tree, tensors in self._kept.trees().items()}
         return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in trees.items()}
 
     @torch.no_grad()
@@ -150,6 +157,7 @@ class InlineZero:
                 held.copy_(trees[tree][name])
         for name, moved in self._moved.items():
             remind(self._optimizer, name, moved, trees)
+        self._kept.restore(trees)
         self._refresh()
 
     def spans_since(self, began_s: float) -> list[Spans]:

@@ -94,8 +94,6 @@ def insist_possible(settings: Settings) -> None:
     Raises:
         Unsuitable: when they do not.
     """
-    if settings.memory is not None:
-        raise Unsuitable("activations in 8 bits are not kept by ranks of ZeRO; leave strategy.memory out")
     if settings.model["dtype"] != "float32":
         raise Unsuitable(f"DeepSpeed moves float32 weights, got model.dtype {settings.model['dtype']}; set float32")
     name = str(settings.optimizer["name"]).lower()

@@ -5,8 +5,7 @@ The first rank speaks; every rank is drawn, and writes what it holds of a state 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
@@ -14,12 +13,12 @@ import torch
 from trainers import loop, shards, wire
 from trainers.data.base import Dataset
 from trainers.loop import Context
-from trainers.shards import ShardFile, Shards
+from trainers.shards import Piece, ShardFile, Shards, pieces_of
 from trainers.zero import engine
 from trainers.zero.rank import Rank, torch_dtype
 from trainers.zero.saving import Saving
 from trainers.zero.settings import Settings
-from trainers.zero.state import Source, Whole, pieces, restore
+from trainers.zero.state import Source, Whole, pieces, remembered, restore
 
 
 def run(
@@ -55,7 +54,15 @@ def run(
     if source is not None:
         restore(made.engine, source, context.rank, plain.optimizer)
     rank = Rank(plain, dataset, made, context.rank, device, evaluate_batch)
-    held = partial(pieces, made.engine, context.rank, plain.ranks, torch_dtype(plain))
+    if source is not None:
+        rank.kept.restore(remembered(source))
+
+    def held() -> Iterator[Piece]:
+        yield from pieces(made.engine, context.rank, plain.ranks, torch_dtype(plain))
+        if context.rank == 0:
+            for tree, tensors in rank.kept.trees().items():
+                yield from pieces_of(tree, tensors.items(), 0, 1)
+
     saving = Saving(folder, f"shard-{context.rank}-of-{plain.ranks}.arrow", held)
     plan = loop.Plan(
         begin,

@@ -2,7 +2,8 @@
 
 DeepSpeed averages gradients over ranks and, unless told otherwise, over batches. A share's loss is therefore multiplied
 by its weight in the step's loss and by the number of ranks: uneven shares give the gradient of the whole batch. After
-the last backward, one vector is summed over all ranks: the loss, the wish to stop, and what BatchNorm layers saw. Each
+the last backward, one vector is summed over all ranks: the loss, the wish to stop, what BatchNorm layers saw, and the
+ranges of activations that are kept in 8 bits (`keeping`). Each
 rank normalises its share by the share's own statistics, and the running ones move by those of the whole batch, as in a
 pipeline (`trainers.pipeline.batchnorm`); so all ranks have the same, and one process would.
 """
@@ -27,6 +28,7 @@ from trainers.zero.engine import Made
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
 from trainers.zero.fragments import basic, is_shared
 from trainers.zero.held import measured
+from trainers.zero.keeping import Keeping
 from trainers.zero.settings import Settings, Shares, parts_of_tests
 
 _HEAD = 2
@@ -50,6 +52,7 @@ class Rank:
         self._num_tests = len(dataset.test_y)
         self._shares = Shares(settings, len(dataset.train_y))
         self._scoring = Scoring(settings, dataset, device)
+        self.kept = Keeping(settings, made.model)
         self._optimizer = basic(made.engine.optimizer)
         self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
         self._spans: list[tuple[str, int, int, float, float, float]] = []
@@ -78,7 +81,10 @@ class Rank:
                 norm.microbatch = index if share.weight else None
             began = time.perf_counter()
             with drawing(share.seed, self._device):
-                value = self._scoring.loss(self._engine(self._scoring.inputs(share.rows)), share.rows)
+                inputs = self._scoring.inputs(share.rows)
+                with self.kept.share(number, index, self.number, share, inputs):
+                    returned = self._engine(inputs)
+                value = self._scoring.loss(returned, share.rows)
                 between = time.perf_counter()
                 loss += float(value.detach()) * share.weight
                 self._engine.backward(value * (share.weight * self.settings.ranks), scale_wrt_gas=False)
@@ -131,13 +137,17 @@ class Rank:
         """Sum over ranks; return the step's loss and whether some rank wants to stop."""
         seen = [norm.statistics().cpu() for norm in self.made.norms]
         width = sum(map(len, seen))
-        vector = torch.zeros(_HEAD + self.settings.ranks * width, dtype=torch.float64)
+        end = _HEAD + self.settings.ranks * width
+        kept = self.kept.sums()
+        vector = torch.zeros(end + len(kept), dtype=torch.float64)
         vector[0], vector[1] = loss, float(stop)
         if seen:
             vector[_HEAD + self.number * width :][:width] = torch.cat(seen)
+        vector[end:] = kept
         vector = self._sum(vector)
+        self.kept.commit(vector[end:], self._device)
         if seen:
-            columns = vector[_HEAD:].view(self.settings.ranks, width).split([len(one) for one in seen], dim=1)
+            columns = vector[_HEAD:end].view(self.settings.ranks, width).split([len(one) for one in seen], dim=1)
             for norm, rows in zip(self.made.norms, columns, strict=True):
                 norm.commit(combine(list(rows)).to(norm.layer.running_mean.device))
         return float(vector[0]), bool(vector[1])

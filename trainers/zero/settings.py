@@ -23,7 +23,7 @@ class Settings(NamedTuple):
         optimizer: name and arguments. learning_rate: its schedule. clip_norm: of the whole gradient.
         loss: see `trainers.pipeline.losses.build`. precision: `bf16` or None. steps: of the whole run.
         deepspeed: the user's own DeepSpeed configuration, see `native.configuration`.
-        memory: how activations are kept; None keeps them as they are.
+        memory: the experiment's section, see `keeping`; None keeps activations as they are.
         clip_value, gradient_noise: see `trainers.gradients`.
     """
 

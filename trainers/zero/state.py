@@ -3,6 +3,7 @@
     model             parameters, in full precision, and floating-point buffers
     counters          integer buffers
     optimizer.SLOT    what the optimizer remembers: of each element, or once a parameter (`step`)
+    memory.*          ranges of activations that are kept in 8 bits (`keeping`), by place; the first rank writes them
 
 Every element is written by one rank: of what all ranks hold alike (buffers, frozen parameters, all of stage 0) each
 writes a part. Reading asks for the elements that this rank holds, whatever the number of ranks and the stage that
@@ -113,6 +114,12 @@ def restore(engine: Any, source: Source, rank: int, section: Mapping[str, Any]) 
         if name in source.names(tree):
             buffer.copy_(source.read(tree, name).view(buffer.shape))
     _remind(basic(engine.optimizer), own, source, section)
+
+
+def remembered(source: Source) -> dict[str, dict[str, Tensor]]:
+    """Return the trees `memory.*` of a state, whole."""
+    trees = [tree for tree in source.trees if tree.startswith("memory.")]
+    return {tree: {name: source.read(tree, name).clone() for name in source.names(tree)} for tree in trees}
 
 
 def _place(name: str, parameter: Any, source: Source, rank: int) -> None:
