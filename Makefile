@@ -11,7 +11,7 @@ demo: $(STAMP)
 
 # Tests with a Ray cluster wait more than they compute, so they run beside the others.
 test: $(STAMP) lint
-	@$(MAKE) --no-print-directory -j2 -Oline test-plain test-ray
+	@$(MAKE) --no-print-directory -j2 test-plain test-ray
 
 test-plain: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not ray and not multinode" tests
