@@ -44,6 +44,7 @@ def summary(prepared: Prepared, where: Origins | None = None) -> str:
         settled = settle_zero(prepared, where)[0].experiment.strategy
         how = f"stage {settled.stage} of {_many(strategy.ranks, 'rank')}"
         how += f", offload to {strategy.offload}" if strategy.offload != "none" else ""
+        of_data = f"{data.name} with {len(data.train_y):,} examples"
     elif isinstance(strategy, Sharded):
         from orchestrator import sharded_layouts
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
+
 from orchestrator.config.fields import Section
 
 
@@ -9,9 +11,9 @@ class GangSection(Section):
     """A strategy of ranks that talk to each other directly. It says `steps`, or overrides what is named after them."""
 
     @property
+    @abstractmethod
     def num_ranks(self) -> int:
         """Processes that the strategy needs."""
-        raise NotImplementedError
 
     @property
     def num_steps(self) -> int:

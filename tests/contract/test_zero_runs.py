@@ -20,6 +20,7 @@ from orchestrator.report.reading import read
 from orchestrator.report.run_page import page
 from orchestrator.run import resume_run
 from orchestrator.rundir import RunDirectory
+from orchestrator.summary import summary
 from orchestrator.vectorising import settle
 from orchestrator.zero_sizes import sizes
 
@@ -40,6 +41,11 @@ def config(root: Path, workers: int = 0, **strategy: Any) -> dict[str, Any]:
         "evaluate": {"every": 3},
         "storage": {"root": str(root)},
     }  # fmt: skip
+
+
+def test_validate_tells_the_stage_the_ranks_and_the_data(tmp_path: Path) -> None:
+    told = summary(prepare(load_experiment(config(tmp_path, stage=2))))
+    assert told.startswith("zero: zero stage 2 of 2 ranks, synthetic-blobs with 60 examples, ")
 
 
 def test_a_run_leaves_its_model_its_stage_and_a_page(tmp_path: Path) -> None:
