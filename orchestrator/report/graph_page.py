@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,7 +12,7 @@ from orchestrator.report import charts, gantt, scales, trace
 from orchestrator.report.charts import Axis, Line
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.pipeline_page import timelines
-from orchestrator.report.reading import Facts, part
+from orchestrator.report.reading import Facts, finite, part
 from orchestrator.report.timeline import Timeline
 
 _HEAD = ("stage", "layers", "first \N{HORIZONTAL ELLIPSIS} last", "parameters", "forward", "backward")
@@ -39,12 +38,12 @@ def tiles(facts: Facts) -> list[Tile]:
 def costs(facts: Facts) -> list[Tile]:
     """Return what an epoch took and sent."""
     found = []
-    times = _finite(facts, "time/step_s")
+    times = finite(facts, "time/step_s")
     if times:
         spread = f"{scales.duration(min(times))} to {scales.duration(max(times))}"
         found.append(Tile("median epoch time", scales.duration(statistics.median(times)), spread))
     for what, metric, _ in _SENT:
-        sent = _finite(facts, metric)
+        sent = finite(facts, metric)
         if sum(sent):
             found.append(Tile(f"sent {what}", scales.size(sum(sent)), f"{scales.size(sum(sent) / len(sent))} an epoch"))
     return found
@@ -80,7 +79,7 @@ def traffic(facts: Facts) -> Section | None:
     expected = part(facts.partition, "bytes")
     rows, layers, steps = [], [], []
     for what, metric, formula in _SENT:
-        counted, told = _finite(facts, metric), expected.get(formula)
+        counted, told = finite(facts, metric), expected.get(formula)
         if counted and (any(counted) or told):
             rows.append([what, _exact(told), _range(counted), _verdict(told, counted)])
             layers.append((what, facts.series[metric].value))
@@ -216,8 +215,3 @@ def _stages(partition: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 def _last(facts: Facts, metric: str) -> float | None:
     series = facts.series.get(metric)
     return series.value[-1] if series else None
-
-
-def _finite(facts: Facts, metric: str) -> list[float]:
-    series = facts.series.get(metric)
-    return list(filter(math.isfinite, series.value)) if series else []

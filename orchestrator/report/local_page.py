@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -12,7 +11,8 @@ from orchestrator.report import charts, gantt, scales, trace
 from orchestrator.report.charts import Axis, Line
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.pipeline_page import timelines
-from orchestrator.report.reading import Facts
+from orchestrator.report.reading import Facts, finite
+from orchestrator.report.step_time import step_time
 from orchestrator.report.timeline import Timeline
 
 _HEAD = (
@@ -29,18 +29,12 @@ def is_local(facts: Facts) -> bool:
 
 def tiles(facts: Facts) -> list[Tile]:
     """Return the numbers that only local learning has."""
-    found = []
-    times = _finite(facts, "time/step_s")
-    if times:
-        spread = f"{scales.duration(min(times))} to {scales.duration(max(times))}"
-        found.append(Tile("median step time", scales.duration(statistics.median(times)), spread))
-    sent = _finite(facts, "comm/boundary_bytes")
+    found = step_time(facts)
+    sent = finite(facts, "comm/boundary_bytes")
     if sent:
         each = f"{scales.size(sum(sent) / len(sent))} a step" if sum(sent) else "all in one process"
         found.append(Tile("sent between workers", scales.size(sum(sent)), each))
-    kept = [
-        bytes_ for index in range(len(_modules(facts))) for bytes_ in _finite(facts, f"modules/saved_bytes_{index}")
-    ]
+    kept = [bytes_ for index in range(len(_modules(facts))) for bytes_ in finite(facts, f"modules/saved_bytes_{index}")]
     whole = (facts.partition or {}).get("backpropagation_bytes")
     if kept and isinstance(whole, int) and whole > 0:
         note = f"of any module; backpropagation keeps {scales.memory(whole)}"
@@ -158,10 +152,5 @@ def _show(value: Any, how: scales.Format) -> str:
 
 
 def _last(facts: Facts, metric: str) -> float | None:
-    values = _finite(facts, metric)
+    values = finite(facts, metric)
     return values[-1] if values else None
-
-
-def _finite(facts: Facts, metric: str) -> list[float]:
-    series = facts.series.get(metric)
-    return [value for value in series.value if value - value == 0] if series else []

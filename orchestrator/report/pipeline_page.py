@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import statistics
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -11,7 +9,8 @@ from markupsafe import Markup
 
 from orchestrator.report import gantt, scales, trace
 from orchestrator.report.page import Figure, Section, Tile
-from orchestrator.report.reading import Facts
+from orchestrator.report.reading import Facts, finite
+from orchestrator.report.step_time import step_time
 from orchestrator.report.timeline import Timeline, deviation, measured, name, num_batches, predicted
 from strategies.pipeline import placement
 
@@ -50,13 +49,9 @@ def timelines(facts: Facts) -> Timelines:
 
 def tiles(facts: Facts) -> list[Tile]:
     """Return the numbers that only a pipeline has."""
-    found = []
-    times = _finite(facts, "time/step_s")
-    if times:
-        spread = f"{scales.duration(min(times))} to {scales.duration(max(times))}"
-        found.append(Tile("median step time", scales.duration(statistics.median(times)), spread))
+    found = step_time(facts)
     if "comm/boundary_bytes" in facts.series:
-        sent = _finite(facts, "comm/boundary_bytes")
+        sent = finite(facts, "comm/boundary_bytes")
         each = f"{scales.size(sum(sent) / len(sent))} a step" if sum(sent) else "all in one process"
         found.append(Tile("sent between stages", scales.size(sum(sent)), each))
     return found
@@ -173,8 +168,3 @@ def _ways(facts: Facts) -> int | None:
 def _stages(partition: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     stages = partition.get("stages")
     return [told for told in stages if isinstance(told, Mapping)] if isinstance(stages, list) else []
-
-
-def _finite(facts: Facts, metric: str) -> list[float]:
-    series = facts.series.get(metric)
-    return list(filter(math.isfinite, series.value)) if series else []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from pathlib import Path
@@ -181,3 +182,9 @@ def _partition(path: Path) -> dict[str, Any] | None:
             f"{path} is damaged: {error}", f"the report does without it when you remove it: rm {path}"
         ) from error
     return partition if isinstance(partition, dict) else None
+
+
+def finite(facts: Facts, metric: str) -> list[float]:
+    """Return the values of a metric over steps, those that are numbers; empty where it was not recorded."""
+    series = facts.series.get(metric)
+    return list(filter(math.isfinite, series.value)) if series else []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import statistics
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,8 @@ from markupsafe import Markup
 from orchestrator.report import gantt, scales, trace
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.pipeline_page import timelines
-from orchestrator.report.reading import Facts
+from orchestrator.report.reading import Facts, finite
+from orchestrator.report.step_time import step_time
 
 _HEAD = ("collective", "planned a step", "bytes planned", "bytes counted")
 
@@ -25,12 +25,8 @@ def is_sharded(facts: Facts) -> bool:
 
 def tiles(facts: Facts) -> list[Tile]:
     """Return the numbers that only sharded runs have."""
-    found = []
-    times = _finite(facts, "time/step_s")
-    if times:
-        spread = f"{scales.duration(min(times))} to {scales.duration(max(times))}"
-        found.append(Tile("median step time", scales.duration(statistics.median(times)), spread))
-    sent, planned = _finite(facts, "comm/boundary_bytes"), _number(facts, "planned_bytes")
+    found = step_time(facts)
+    sent, planned = finite(facts, "comm/boundary_bytes"), _number(facts, "planned_bytes")
     if sent:
         note = "all in one process" if not sum(sent) else "" if planned is None else f"planned: {scales.size(planned)}"
         found.append(Tile("sent a step, counted", scales.size(sum(sent) / len(sent)), note))
@@ -50,7 +46,7 @@ def section(facts: Facts) -> Section | None:
     told = partition.get("collectives")
     rows: list[list[str | Markup]] = []
     for name, planned in told.items() if isinstance(told, Mapping) else ():
-        counted = _finite(facts, f"comm/{str(name).replace('-', '_')}_bytes")
+        counted = finite(facts, f"comm/{str(name).replace('-', '_')}_bytes")
         mean = scales.size(sum(counted) / len(counted)) if counted else ""
         count, num_bytes = (
             (planned.get(key) for key in ("count", "bytes")) if isinstance(planned, Mapping) else (None,) * 2
@@ -95,8 +91,3 @@ def _number(facts: Facts, name: str) -> float | None:
 
 def _show(value: Any, how: scales.Format) -> str:
     return how(float(value)) if isinstance(value, int | float) else ""
-
-
-def _finite(facts: Facts, metric: str) -> list[float]:
-    series = facts.series.get(metric)
-    return list(filter(math.isfinite, series.value)) if series else []

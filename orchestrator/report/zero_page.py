@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Iterator, Mapping
 
 from markupsafe import Markup
@@ -12,6 +11,7 @@ from orchestrator.report.charts import Axis
 from orchestrator.report.page import Figure, Section, Tile
 from orchestrator.report.pipeline_page import timelines
 from orchestrator.report.reading import Facts, part
+from orchestrator.report.step_time import step_time
 
 _HEAD = ("what a rank holds", "stage 0", "stage 1", "stage 2", "stage 3", "measured", "of what was expected")
 _STATES = ("parameters", "gradients", "optimizer")
@@ -26,11 +26,7 @@ def is_zero(facts: Facts) -> bool:
 
 def tiles(facts: Facts) -> list[Tile]:
     """Return the numbers that only ZeRO has."""
-    found = []
-    times = _finite(facts, "time/step_s")
-    if times:
-        spread = f"{scales.duration(min(times))} to {scales.duration(max(times))}"
-        found.append(Tile("median step time", scales.duration(statistics.median(times)), spread))
+    found = step_time(facts)
     stage, measured = _stage(facts), _measured(facts)
     whole = sum(_expected(facts, "0").get(name, 0) for name in _STATES)
     if len(measured) == len(_STATES):
@@ -135,8 +131,3 @@ def _since(facts: Facts, metric: str) -> list[float]:
         return []
     known = zip(series.step, series.value, strict=True)
     return [value for step, value in known if value - value == 0 and step > (begun[-1] if begun else 0)]
-
-
-def _finite(facts: Facts, metric: str) -> list[float]:
-    series = facts.series.get(metric)
-    return [value for value in series.value if value - value == 0] if series else []
