@@ -38,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "krum": {"algorithm": GOSSIP, "aggregator": {"name": "krum", "num_byzantine": 4}},
     "trimmed mean": {"algorithm": GOSSIP, "aggregator": {"name": "trimmed_mean", "num_byzantine": 4}},
     "centred clipping": {"algorithm": GOSSIP, "aggregator": {"name": "centered_clipping", "radius": 0.3}},
+    "mozi": {"algorithm": {"name": "mozi", "iterations": ITERATIONS}},
 }
 """Krum and the trimmed mean withstand four attackers, as the authors set them."""
 ATTACKS: dict[str, dict[str, Any]] = {
