@@ -76,10 +76,6 @@ def _alone(prepared: Prepared, strategy: Peers, where: Origins) -> Iterator[Prob
         yield Problem(
             where(path), path, message, "leave out held_out and keep_best; evaluate.clients.sample says how many"
         )
-    if strategy.attack is not None and strategy.attack.name in BY_CLASS and strategy.algorithm.name != "bristle":
-        path = "strategy.attack.name"
-        message = f"got {strategy.attack.name!r}, which attacks an output layer that is sent alone"
-        yield Problem(where(path), path, message, "algorithm: {name: bristle}, or another attack")
     if strategy.attack is not None and strategy.attack.name.startswith("optimal_"):
         path, alone = "strategy.attack", strategy.attack.knowledge == "own"
         why = "sees only what attackers have trained" if alone else "has no aggregator to ask, since peers run Bristle"
@@ -109,6 +105,7 @@ def _together(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         path = "strategy"
         made = outline(prepared)
         graph = made.graph
+        yield from _by_class(made, strategy, where)
         yield from _rotated(made, strategy, where)
         path = "strategy.partners"
         partners(strategy.partners.kind, graph, experiment.seed, count=strategy.partners.count)
@@ -118,6 +115,17 @@ def _together(prepared: Prepared, where: Origins) -> Iterator[Problem]:
         yield Problem(where(path), path, error.message, error.hint)
     except ValueError as error:
         yield Problem(where(path), path, str(error))
+
+
+def _by_class(made: Outline, strategy: Peers, where: Origins) -> Iterator[Problem]:
+    """Refuse attacks on the weights of single classes where peers send anything but an output layer's matrix."""
+    if strategy.attack is None or strategy.attack.name not in BY_CLASS or strategy.algorithm.name == "bristle":
+        return
+    if made.parts is None or made.parts.head.bias:
+        path = "strategy.attack.name"
+        message = f"got {strategy.attack.name!r}, which attacks an output layer that is sent alone"
+        hint = "a model without a bias in its output layer with model.pretrain.freeze for all others, or another attack"
+        yield Problem(where(path), path, message, hint)
 
 
 def _rotated(made: Outline, strategy: Peers, where: Origins) -> Iterator[Problem]:

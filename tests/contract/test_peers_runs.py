@@ -75,6 +75,9 @@ CASES: dict[str, Mapping[str, Any]] = {
         algorithm={"name": "mozi", "iterations": 4, "examples": 5},
         attack={"name": "inner_product_manipulation", "attackers": 2, "join": True},
     ),
+    "gossip of output layers against noise": bristle(
+        algorithm={"name": "gossip", "iterations": 4}, attack={"name": "noise", "attackers": 2, "join": True},
+    ),
     "bristle against crafted layers": bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}, **LIVELY),
 }  # fmt: skip
 

@@ -21,7 +21,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (config(topology={"kind": "edges", "edges": [[0, 1], [2, 3], [4, 5]]}), r"falls into parts that never hear"),
     (config(partners={"kind": "jumps"}, topology={"kind": "ring"}), r"strategy\.partners: jumps need links"),
     (config(compression=[{"name": "top-k"}]), r"got 'top-k', which is made for changes of a model"),
-    (config(attack={"name": "noise"}), r"got 'noise', which attacks an output layer that is sent alone"),
+    (config(attack={"name": "noise"}), r"got 'noise', which attacks an output layer"),
     (config(outliers=[{"peer": 6, "speed": 0.1}]), r"peer 6 is listed as an outlier, but peers are 0 to 5"),
     (config(cluster={"workers": 0, "device": "cuda"}), r"cluster\.device"),
     (config(evaluate={"clients": {"held_out": 0.2}}), r"evaluate\.clients\.held_out"),
@@ -31,6 +31,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({**bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}), "data": NINE_EACH},
      r"strategy\.attack\.poison: got 'rotate'.* but peer 0 and 5 more lack one class alone"),
     (bristle(aggregator={"name": "median"}), r"got 'median', but Bristle integrates models itself"),
+    (config(attack={"name": "noise", "attackers": 1}), r"got 'noise', which attacks an output layer"),
     (config(algorithm={"name": "mozi"}, aggregator={"name": "median"}), r"got 'median', but Mozi integrates models"),
     (bristle(algorithm={"name": "bristle", "test_examples": 500}), r"needs 500 test samples of class 0, but"),
 ]  # fmt: skip
