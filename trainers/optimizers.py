@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from strategies.optimizers import OPTIMIZERS
 from strategies.optimizers.layerwise import Layerwise
+from trainers.uncompiled import spare_compiler
 
 
 class OptimizerError(Exception):
@@ -80,6 +81,7 @@ def build(section: Mapping[str, Any], parameters: Iterable[Any]) -> torch.optim.
     Args:
         parameters: parameters, `(name, parameter)` pairs, or groups as torch has them, of either.
     """
+    spare_compiler()
     kind, arguments = resolve(section)
     given = list(parameters)
     if not issubclass(kind, Layerwise):

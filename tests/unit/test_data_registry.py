@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.data import DataError, Dataset, load, partition_labels, to_labels, to_tensor, validate
+from trainers.data import DataError, Dataset, digits, load, partition_labels, to_labels, to_tensor, validate
 from trainers.data.own import from_fields
 
 
@@ -215,3 +215,11 @@ def test_tensors_and_lists_are_taken_for_arrays() -> None:
         {"train_x": torch.ones(4, 2), "train_y": [0, 1, 0, 1], "test_x": [[0.0, 1.0]], "test_y": [True]}, name="own"
     )
     assert validate(data).num_classes == 2
+
+
+def test_digits_are_those_that_scikit_learn_loads() -> None:
+    from sklearn.datasets import load_digits
+
+    pixels, labels = load_digits(return_X_y=True)
+    table = np.loadtxt(digits.file(), delimiter=",")
+    assert np.array_equal(table, np.column_stack([pixels, labels]))
