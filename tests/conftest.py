@@ -1,15 +1,18 @@
-"""What all tests share: the data folder, a scratch run root, and the promise that nothing is left behind."""
+"""What all tests share: the data folder, clusters that many tests use, and the promise that nothing is left behind."""
 
 from __future__ import annotations
 
 import os
+import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import psutil
 import pytest
 
+from cluster.connect import connect
 from cluster.simulated import MARK, SimulatedCluster
 
 # A test run must not reach a tracking server, a Ray cluster or a home folder that the developer happens to have.
@@ -24,6 +27,56 @@ def data_folder() -> Path:
     if not folder or not Path(folder, "fashion-mnist").is_dir():
         pytest.skip("set ORCHESTRATOR_DATA to the folder of data sets to run this test")
     return Path(folder)
+
+
+_own_cluster = ExitStack()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let tests of the two nodes come last, so that the cluster of `local_ray` is started once."""
+    items.sort(key=_elsewhere)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Be in the cluster of `local_ray` before all fixtures of a test that wants it; leave it before one that must not.
+
+    A process is connected to one cluster at a time. Tests on Ray that say nothing, as with a driver apart, do not mind.
+    """
+    if "local_ray" in getattr(item, "fixturenames", ()):
+        _join_own_cluster()
+    elif _elsewhere(item) or item.get_closest_marker("ray") is None:
+        _own_cluster.close()
+
+
+def pytest_sessionfinish() -> None:
+    """End the cluster of `local_ray`."""
+    _own_cluster.close()
+
+
+def _elsewhere(item: pytest.Item) -> bool:
+    return "two_nodes" in getattr(item, "fixturenames", ())
+
+
+@pytest.fixture(scope="session")
+def leave_own_cluster() -> Callable[[], None]:
+    """For fixtures that connect to another cluster than `local_ray`: end that first."""
+    return _own_cluster.close
+
+
+@pytest.fixture
+def local_ray() -> str:
+    """A cluster of this process's own with four CPUs, shared by tests; returns the address that makes a run use it."""
+    return "local"
+
+
+def _join_own_cluster() -> None:
+    import ray
+
+    if not ray.is_initialized():
+        _own_cluster.close()
+        name = _own_cluster.enter_context(tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp"))
+        _own_cluster.enter_context(connect("local", min_cpus=4, temp_dir=name))
 
 
 @pytest.fixture(scope="session")

@@ -1,24 +1,14 @@
-"""For the tests in this folder: a cluster of this process's own a module, and a toy worker."""
+"""For the tests in this folder: a toy worker, and what an executor has told."""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from cluster.connect import connect
 from cluster.executor import WorkerSpec
-
-
-@pytest.fixture(scope="module")
-def local_ray() -> Iterator[str]:
-    """A cluster of this process's own with four CPUs; returns the address that makes a run use it."""
-    folder = tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp")
-    with folder as name, connect("local", min_cpus=4, temp_dir=name):
-        yield "local"
 
 
 @pytest.fixture

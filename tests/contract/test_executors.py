@@ -23,7 +23,8 @@ HERE = str(Path(__file__).parents[1] / "cluster")
 
 
 @pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
+def ray_here(leave_own_cluster: Callable[[], None]) -> Iterator[None]:
+    leave_own_cluster()
     with (
         tempfile.TemporaryDirectory(prefix="ray-", dir="/tmp") as folder,
         connect("local", min_cpus=8, temp_dir=folder),
