@@ -76,34 +76,26 @@ def by_rank(reports: list[RankReport]) -> dict[int, list[Any]]:
     return {rank: [report.payload for report in reports if report.rank == rank] for rank in ranks}
 
 
-@pytest.mark.parametrize("num_ranks", [pytest.param(2, marks=pytest.mark.slow), 3])
-def test_each_ranks_reports_arrive_all_and_in_order(gang: Callable[..., Gang], num_ranks: int, told: Told) -> None:
+def test_ranks_are_one_group_that_sees_shared_values_and_their_reports_arrive_all_and_in_order(
+    gang: Callable[..., Gang], told: Told
+) -> None:
     environment = dict(os.environ)
-    with gang(num_ranks) as one:
-        reports = by_rank(list(one.run("toy_gang:count", {"num_reports": 40})))
-    assert reports == {
-        rank: [{"number": n, "rank": rank, "size": num_ranks, "device": "cpu"} for n in range(40)]
-        for rank in range(num_ranks)
-    }
-    assert [kind for kind, _ in told] == ["placed"] + ["worker_started"] * num_ranks
-    assert {fields["worker"] for kind, fields in told if kind == "worker_started"} == {
-        f"rank {rank}" for rank in range(num_ranks)
-    }
-    assert dict(os.environ) == {**environment, "PYTEST_CURRENT_TEST": os.environ["PYTEST_CURRENT_TEST"]}
-
-
-def test_ranks_are_one_group_and_see_shared_values_without_a_copy(gang: Callable[..., Gang]) -> None:
-    with gang(2, threads=2) as one:
+    with gang(3, threads=2) as one:
         handle = one.share(np.arange(500_000, dtype=np.float64))
-        reports = by_rank(list(one.run("toy_gang:add", {"values": {"array": handle}})))
-    for rank in (0, 1):
-        (seen,) = reports[rank]
-        assert seen["sum"].tolist() == [3.0, 3.0, 3.0]
+        settings = {"num_reports": 40, "values": {"array": handle}}
+        reports = by_rank(list(one.run("toy_gang:count_and_add", settings)))
+    assert reports.keys() == {0, 1, 2}
+    for rank, (*counted, seen) in reports.items():
+        assert counted == [{"number": n, "rank": rank, "size": 3, "device": "cpu"} for n in range(40)]
+        assert seen["sum"].tolist() == [6.0, 6.0, 6.0]
         assert seen["mean"] == 249_999.5
-        assert not seen["writeable"]
+        assert not seen["writeable"], "a copy was made"
         assert not seen["owns"]
         assert seen["threads"] == 2
         assert seen["backend"] == "gloo"
+    assert [kind for kind, _ in told] == ["placed"] + ["worker_started"] * 3
+    assert {fields["worker"] for kind, fields in told if kind == "worker_started"} == {"rank 0", "rank 1", "rank 2"}
+    assert dict(os.environ) == {**environment, "PYTEST_CURRENT_TEST": os.environ["PYTEST_CURRENT_TEST"]}
 
 
 @pytest.mark.slow
@@ -164,6 +156,11 @@ def test_the_rank_that_raised_is_named_not_its_neighbour_in_recv(gang: Callable[
         assert "toy_gang.py" in caught.value.remote_traceback
         assert "raise ValueError(text)" in caught.value.remote_traceback
         assert gone(processes(told)) == []
+
+
+@pytest.mark.slow
+def test_a_rank_that_leaves_is_a_failure_and_the_next_run_works(gang: Callable[..., Gang]) -> None:
+    with gang(2) as one:
         with pytest.raises(RemoteFailure, match="SystemExit: 3"):
             list(one.run("toy_gang:leave", {}))
         assert by_rank(list(one.run("toy_gang:count", {"num_reports": 1}))).keys() == {0, 1}

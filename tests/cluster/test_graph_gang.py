@@ -96,9 +96,13 @@ def dying_net(input_shape: tuple[int, ...], num_classes: int, folder: str = "") 
 @pytest.mark.parametrize(
     "shape",
     [
-        pytest.param({"stages": 2}, id="stages", marks=pytest.mark.slow),
+        pytest.param({"stages": 2, "correction": 2.0, "recompute": True, "model": MIXED}, id="stages"),
         pytest.param({"stages": 1, "ways": 2, "chunks": 1}, id="ways", marks=pytest.mark.slow),
-        pytest.param({"stages": 2, "ways": 2, "correction": 2.0, "recompute": True, "model": MIXED}, id="hybrid"),
+        pytest.param(
+            {"stages": 2, "ways": 2, "correction": 2.0, "recompute": True, "model": MIXED},
+            id="hybrid",
+            marks=pytest.mark.slow,
+        ),
     ],
 )
 def test_a_gang_gives_the_bits_of_one_process(tmp_path: Path, shape: dict[str, Any], local_ray: str) -> None:

@@ -30,7 +30,7 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def long_reference(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A run so long that a stage dies in the middle of it: ranks are some steps ahead of the driver."""
-    return orchestrator.run(config(tmp_path_factory.mktemp("reference"), steps=60), quiet=True)
+    return orchestrator.run(config(tmp_path_factory.mktemp("reference"), steps=30), quiet=True)
 
 
 @pytest.mark.parametrize("stages", [1, 3])
@@ -39,7 +39,8 @@ def test_any_number_of_stages_gives_the_same_bits(reference: Any, tmp_path: Path
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("stages", [2, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("stages", [2, 3])
 def test_a_gang_gives_the_bits_of_one_process(reference: Any, tmp_path: Path, stages: int, local_ray: str) -> None:
     settings = config(tmp_path, stages=stages, cluster={"workers": stages, "address": local_ray})
     same(reference, orchestrator.run(settings, quiet=True))
@@ -72,7 +73,7 @@ def test_a_stage_killed_outright_is_started_again_and_ends_with_the_same_bits(
         return False
 
     killed: list[int] = []
-    settings = config(tmp_path, steps=60, cluster={"workers": 2, "address": local_ray})
+    settings = config(tmp_path, steps=30, cluster={"workers": 2, "address": local_ray})
     result = orchestrator.run(settings, quiet=True, trial=Trial(tmp_path / "run", 0, {}, on_step=kill_one))
     same(long_reference, result)
     events = list(RunDirectory.open(result.run_dir).events())

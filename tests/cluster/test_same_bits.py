@@ -79,7 +79,7 @@ def test_several_threads_in_the_calling_process_do_not_change_the_bits(reference
 
 
 @pytest.mark.ray
-@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("workers", [*(pytest.param(few, marks=pytest.mark.slow) for few in (1, 2)), 4])
 def test_any_number_of_ray_workers_gives_the_bits_of_one_process(
     reference: Any, tmp_path: Path, workers: int, local_ray: str
 ) -> None:

@@ -34,6 +34,11 @@ def add(context: Any, *, values: dict[str, Any]) -> None:
     )
 
 
+def count_and_add(context: Any, *, num_reports: int, values: dict[str, Any]) -> None:
+    count(context, num_reports=num_reports)
+    add(context, values=values)
+
+
 def echo(context: Any, **settings: Any) -> None:
     context.report(settings)
 
