@@ -22,9 +22,12 @@ from orchestrator.config.schema import (
     Zero,
 )
 from orchestrator.search_space import draw
+from trainers import data
+from trainers.data import Dataset
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted((ROOT / "examples").glob("*.yaml"))
+FEW = 300
 NEEDS_DATA = ("mnist", "fashion-mnist", "cifar-10", "cifar-10-jpeg", "tiny-shakespeare", "cora", "citeseer", "pubmed")
 
 
@@ -40,7 +43,7 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
         return plain
     if isinstance(experiment.strategy, Pipeline | LocalLearning | Sharded | Zero):
         plain["strategy"] |= {"steps": 2, "batch_size": 8}
-        plain["data"]["limit"] = 300
+        plain["data"]["limit"] = FEW
         if "layers" in plain["model"]:
             plain["model"] |= {"layers": 2, "width": 32}
         if "depth" in plain["model"] and "patch" in plain["model"]:
@@ -59,7 +62,7 @@ def small(experiment: Experiment, root: Path) -> dict[str, Any]:
         algorithm["cohort"] = min(2, algorithm["cohort"])
     if clients is not None and "name" in plain["data"]:
         partition["clients"] = min(clients, 6)
-        plain["data"]["limit"] = 300
+        plain["data"]["limit"] = FEW
     pacing, client = plain["strategy"]["pacing"], plain["strategy"]["client"]
     if "buffer" in pacing:
         pacing["buffer"] = 3
@@ -82,16 +85,29 @@ def small_grid(experiment: Experiment, root: Path) -> list[str]:
     cohort = experiment.strategy.algorithm.cohort
     changes = {
         "grid.over": over, "grid.parallel": 1, "cluster.workers": 0, "tracking.enabled": False,
-        "storage.root": str(root), "data.limit": max(300, 10 * clients), "evaluate.every": 2,
+        "storage.root": str(root), "data.limit": max(FEW, 10 * clients), "evaluate.every": 2,
         "strategy.algorithm.rounds": 2, "strategy.algorithm.cohort": cohort if cohort == "all" else min(2, cohort),
     }  # fmt: skip
     return [format_override(field, value) for field, value in changes.items()]
+
+
+@pytest.fixture
+def few_test_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data sets whose test set is small too, for which an experiment file has no field."""
+    whole = data.load
+
+    def load(section: Any, *, seed: int) -> Dataset:
+        found = whole(section, seed=seed)
+        return found._replace(test_x=found.test_x[:FEW], test_y=found.test_y[:FEW])
+
+    monkeypatch.setattr(data, "load", load)
 
 
 def test_there_are_examples() -> None:
     assert len(EXAMPLES) >= 5
 
 
+@pytest.mark.usefixtures("few_test_examples")
 @pytest.mark.parametrize("file", EXAMPLES, ids=lambda file: file.stem)
 def test_an_example_is_read_and_runs(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
