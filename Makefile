@@ -3,28 +3,39 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+RAY_TESTS := tests/cluster tests/contract/test_executors.py tests/e2e
 
-.PHONY: demo test test-plain test-ray test-slow lint bench clean
+.PHONY: demo test test-here test-plain test-ray test-slow lint style types bench clean
 
 demo: $(STAMP)
 	$(BIN)/orchestrator run examples/quickstart.yaml
 
 # Tests with a Ray cluster wait more than they compute, so they run beside the others.
-test: $(STAMP) lint
-	@$(MAKE) --no-print-directory -j2 test-plain test-ray
+test: $(STAMP) style
+	@$(MAKE) --no-print-directory -j2 test-here test-ray
 
+test-here: $(STAMP)
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory test-plain
+
+# A file's tests stay in one process, so that what its tests share is made once; the long files come first.
 test-plain: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 -m "not slow and not ray and not multinode" tests
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+		-m "not slow and not ray and not multinode" tests
 
 test-ray: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and (ray or multinode)" tests
+	$(BIN)/python -m pytest -m "not slow and (ray or multinode)" $(RAY_TESTS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
 
-lint: $(STAMP)
+lint: style types
+
+style: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+types: $(STAMP)
 	$(BIN)/mypy
 
 bench: $(STAMP)
