@@ -151,7 +151,7 @@ def _optimizer(asked: Optimizer, here: str, experiment: Experiment, where: Origi
     parameter = nn.Parameter(torch.zeros(2, 2, dtype=getattr(torch, experiment.model.dtype)))
     try:
         optimizers.resolve(section)
-        if section["kwargs"]:  # making an optimizer imports torch's compiler, which takes longer than all else here
+        if section["kwargs"]:  # those that only the optimizer itself looks at
             optimizer = optimizers.build(section, [("weight", parameter)])
             parameter.grad = torch.ones_like(parameter)
             optimizer.step()

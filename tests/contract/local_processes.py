@@ -73,7 +73,7 @@ def replicas(name: str) -> Settings:
 def _launch(_: int, folder: Path) -> None:
     """Fork the processes off one that has imported all they need, and has no threads."""
     settings_ = settings(SHARES, RULE)
-    optimizers.build(settings_.optimizer, [torch.nn.Parameter(torch.zeros(1))])  # imports torch's compiler
+    optimizers.build(settings_.optimizer, [torch.nn.Parameter(torch.zeros(1))])  # imports what a step takes
     begun = mp.get_context("fork").Array("i", len(SHARES))
     mp.start_processes(_process, (folder, begun), nprocs=len(SHARES), start_method="fork")
 

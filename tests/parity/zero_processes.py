@@ -112,7 +112,7 @@ def _launch(_: int, folder: Path, function: Callable[..., None], ranks: int, arg
     os.environ["DS_ACCELERATOR"] = "cpu"
     import deepspeed  # noqa: F401
 
-    optimizers.build(settings().optimizer, [torch.nn.Parameter(torch.zeros(1))])  # imports torch's compiler
+    optimizers.build(settings().optimizer, [torch.nn.Parameter(torch.zeros(1))])  # imports what a step takes
     mp.start_processes(_process, (folder, function, ranks, args), nprocs=ranks, start_method="fork")
 
 
