@@ -50,8 +50,11 @@ def same(one: Any, other: Any) -> bool:
 def test_two_ranks_train_evaluate_and_write_what_one_process_computes(tmp_path: Path):
     given = settings(steps=4)
     rounded = given._replace(stage=3, memory={"activations": "int8", "min_elements": 1})
-    told, in_8_bits = gangs.run(tmp_path, [Case(given._replace(stage=3), checkpoint_every=2), Case(rounded)])
+    low = given._replace(stage=0, precision="bf16")
+    cases = [Case(given._replace(stage=3), checkpoint_every=2), Case(rounded), Case(low)]
+    told, in_8_bits, in_bf16 = gangs.run(tmp_path, cases)
     assert differ(losses(in_8_bits), plain(rounded, steps=4)[0]) < DECIMALS
+    assert differ(losses(in_bf16), plain(low, steps=4)[0]) < DECIMALS
     expected, inline = plain(given, steps=4)
     assert sorted(losses(told)) == [1, 2, 3, 4] and differ(losses(told), expected) < DECIMALS
     evaluations = {one["step"]: one["values"]["test/loss"] for one in told[0] if one["kind"] == "evaluation"}
@@ -142,7 +145,9 @@ VARIANTS: dict[str, tuple[str, float, dict[str, Any]]] = {
     "lamb": (TEXT, DECIMALS, {"optimizer": {"name": "lamb", "lr": 0.01, "weight_decay": 0.1}}),
     "noise": (TEXT, DECIMALS, {"clip_value": 0.01, "gradient_noise": {"eta": 0.01, "gamma": 0.55}}),
     "nadam": (TEXT, DECIMALS, {"optimizer": {"name": "nadam", "lr": 0.001}}),
-    "bf16": (TEXT, 2e-2, {"precision": "bf16"}),
+    "adagrad": (TEXT, DECIMALS, {"optimizer": {"name": "adagrad", "lr": 0.01}}),
+    "bf16": (TEXT, 2e-3, {"precision": "bf16"}),
+    "adagrad in bf16": (TEXT, 2e-3, {"precision": "bf16", "optimizer": {"name": "adagrad", "lr": 0.01}}),
 }
 
 

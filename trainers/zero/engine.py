@@ -104,10 +104,11 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
         held = sum(parameter.numel() * parameter.element_size() for parameter in model.parameters())
     norms = batchnorm.install(model)
     trained = [(name, parameter) for name, parameter in model.named_parameters() if parameter.requires_grad]
-    with _built_everywhere(), opened(model) if settings.stage == 3 else nullcontext():
+    given = optimizers.build(settings.optimizer, trained)
+    with _built_everywhere(), _unmoved(given), opened(model) if settings.stage == 3 else nullcontext():
         engine, *_ = deepspeed.initialize(
             model=model,
-            optimizer=optimizers.build(settings.optimizer, trained),
+            optimizer=given,
             config=native.configuration(settings, sizes),
             dist_init_required=False,
         )
@@ -116,6 +117,8 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
     for found in fragments(engine):
         piece = Piece(found.name, found.shape, found.start, found.offset, found.length)
         pieces.setdefault(found.moved, []).append(piece)
+        if is_shared(engine) and found.moved is not found.parameter and found.parameter in optimizer.state:
+            optimizer.state[found.moved] = optimizer.state.pop(found.parameter)  # Adagrad begins with a state
     if isinstance(optimizer, Layerwise) and not is_shared(engine):
         optimizer.shard(pieces, names, partial(_total, device=device))
     return Made(engine, model, norms, pieces, Traffic(), held)
@@ -141,3 +144,17 @@ def _built_everywhere() -> Iterator[None]:
         yield
     finally:
         DeepSpeedEngine._broadcast_model = sends
+
+
+@contextmanager
+def _unmoved(optimizer: torch.optim.Optimizer) -> Iterator[None]:
+    """Let steps of an optimizer do nothing in this block.
+
+    In bf16 at stage 0 DeepSpeed makes a step with gradients of zeros as it is built: weights would decay, and Adam
+    would count a step more than there were.
+    """
+    vars(optimizer)["step"] = lambda: None
+    try:
+        yield
+    finally:
+        del vars(optimizer)["step"]

@@ -3,7 +3,7 @@
 The shares of a batch go through the model one after another and add up their gradients; then an optimizer of torch
 moves the parameters. Layers draw for each share what they draw on its rank, so losses are the gang's, up to the order
 of sums. In bf16 the model computes in bfloat16 and float32 copies are moved, as on ranks; there gradients are added in
-another order and precision, and losses agree to two or three digits.
+another order and precision, and losses agree to three decimals.
 """
 
 from __future__ import annotations
