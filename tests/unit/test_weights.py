@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import orchestrator
 from orchestrator.config import load_experiment
-from orchestrator.errors import ConfigError, ResumeError
+from orchestrator.errors import ConfigError, OrchestratorError, ResumeError
 from orchestrator.preparing import prepare
 from orchestrator.run import resume_run
 from orchestrator.weights import export
@@ -86,6 +86,31 @@ def test_what_was_exported_begins_another_run_and_is_what_torch_loads(tmp_path: 
         export(first.run_dir, tmp_path / "w.pt", 7)
     with pytest.raises(ConfigError, match=r"\.pt, \.pth, \.safetensors"):
         export(first.run_dir, tmp_path / "w.bin")
+
+
+def test_safetensors_files_leave_and_enter_where_that_library_is(tmp_path: Path) -> None:
+    files = pytest.importorskip("safetensors.torch")
+    file = tmp_path / "w.safetensors"
+    first = orchestrator.run(config(tmp_path), quiet=True)
+    assert export(first.run_dir, file) == 1
+    exported = files.load_file(file)
+    assert exported.keys() == other().state_dict().keys()
+    assert all(torch.equal(tensor, first.weights()[name]) for name, tensor in exported.items())
+    prepared = prepare(load_experiment(config(tmp_path, weights=str(file))))
+    assert all(torch.equal(tensor, exported[name]) for name, tensor in prepared.model.state_dict().items())
+    file.write_bytes(file.read_bytes()[:-5])
+    assert "cannot be read" in problems(config(tmp_path, weights=str(file)))[0]
+
+
+def test_without_that_library_it_is_said_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "safetensors", None)
+    file = tmp_path / "w.safetensors"
+    with pytest.raises(OrchestratorError, match="needs that library"):
+        export(tmp_path / "a run", file)
+    file.write_bytes(b"")
+    assert problems(config(tmp_path, weights=str(file))) == [
+        "reading and writing .safetensors needs that library | pip install safetensors"
+    ]
 
 
 def test_weights_for_ranks_that_hold_parts_are_kept_beside_a_model_without_memory(tmp_path: Path) -> None:
