@@ -65,7 +65,7 @@ class _Run:
         begins = torch.from_numpy(firsts(block.sizes)[plan.order]).to(device)
         self._chosen = torch.from_numpy(plan.chosen).to(device)
         self._places = self._chosen + begins[:, None, None]
-        self._y = block.y
+        self._targets = block.y.index_select(0, self._places.flatten()).view(*self._places.shape, 1)
         self._x = _rows(block.x) if images else block.x.flatten(1)
         self._shape = block.x.shape[1:]
         self._span = self._made_span(settings, lr, begins, clients)
@@ -91,11 +91,13 @@ class _Run:
         size = int(plan.sizes.max())
         if not pays(size, int(plan.counts[0].sum()), int(plan.num_steps[0]), inputs, outputs):
             return None
-        numbers = torch.arange(size, device=begins.device)
-        own = torch.from_numpy(plan.sizes).to(begins.device)[:, None]
-        places = begins[:, None] + torch.where(numbers < own, numbers, 0)
-        in_order = (plan.sizes == size).all() and (plan.order[1:] > plan.order[:-1]).all()
-        examples = self._x if in_order else self._x.index_select(0, places.flatten())
+        if (plan.sizes == size).all() and (plan.order[1:] > plan.order[:-1]).all():
+            examples = self._x
+        else:
+            numbers = torch.arange(size, device=begins.device)
+            own = torch.from_numpy(plan.sizes).to(begins.device)[:, None]
+            places = begins[:, None] + torch.where(numbers < own, numbers, 0)
+            examples = self._x.index_select(0, places.flatten())
         self._padded = torch.arange(clients, device=begins.device)[:, None, None] * size + self._chosen
         return Span(examples.view(clients, size, -1), start, decays)
 
@@ -110,19 +112,19 @@ class _Run:
         places = self._places[:active, step, :width]
         weights = {name: weight[:active] for name, weight in self._weights.items()}
         hidden = self._forward(step, active, places, weights)
-        if int(counts.min()) == width:
-            share, mask = torch.full((1, 1), 1 / width, dtype=hidden.dtype, device=hidden.device), None
-        else:
+        mask: Tensor | None = None
+        share: Tensor | float = 1 / width
+        if int(counts.min()) < width:
             numbers = torch.from_numpy(counts).to(hidden.device)[:, None]
             mask = torch.arange(width, device=hidden.device) < numbers
-            share = mask.to(hidden.dtype) / numbers
-        targets = self._y[places].unsqueeze(-1)
+            share = (mask.to(hidden.dtype) / numbers).unsqueeze(-1)
+        targets = self._targets[:active, step, :width]
         logs = hidden.log_softmax(dim=-1)
         own = logs.gather(-1, targets).squeeze(-1)
         losses[:active] -= (own if mask is None else torch.where(mask, own, 0.0)).sum(dim=1)
         rows = logs.exp_()
         rows.scatter_add_(-1, targets, rows.new_full((1, 1, 1), -1.0).expand_as(targets))
-        rows *= share.unsqueeze(-1)
+        rows *= share
         self._backward(step, rows, weights)
 
     def _forward(self, step: int, active: int, places: Tensor, weights: dict[str, Tensor]) -> Tensor:
@@ -189,7 +191,7 @@ class _Run:
                 changes[name] = self._span.change()
         back = self._plan.order.argsort()
         if (back[1:] < back[:-1]).any():
-            rows = torch.from_numpy(back).to(self._y.device)
+            rows = torch.from_numpy(back).to(self._targets.device)
             changes = {
                 name: change.rows(rows) if isinstance(change, Product) else change[rows]
                 for name, change in changes.items()

@@ -22,6 +22,7 @@ from trainers.local import LocalSettings, Task
 _WORD, _LONG = 0xFFFFFFFF, (1 << 128) - 1
 _INIT_A, _MULT_A, _INIT_B, _MULT_B = 0x43B0D7E5, 0x931E8875, 0x8B51F9DD, 0x58F38DED
 _MIX_L, _MIX_R = 0xCA01F9DD, 0x4973F715
+_HALF = np.uint32(16)
 _PCG_MULT = 0x2360ED051FC65DA44385DF649FCCF645
 
 
@@ -64,23 +65,23 @@ def schedule(tasks: Sequence[Task], sizes: Sequence[int], settings: LocalSetting
     counts = np.zeros((len(tasks), longest), dtype=np.int64)
     drawing = generators(run_seed, "batches", [tasks[place].seed_indices for place in order])
     for row, (place, rng) in enumerate(zip(order, drawing, strict=True)):
-        size, width, steps = sizes[place], widths[place], wanted[place]
-        a_pass = -(-size // width)
-        start = 0
-        while start < steps:
-            stop = min(start + a_pass, steps)
-            drawn = rng.permutation(size)
-            whole = min(stop - start, size // width)
-            chosen[row, start : start + whole, :width] = drawn[: whole * width].reshape(whole, width)
-            counts[row, start : start + whole] = width
-            if stop - start > whole:
-                chosen[row, stop - 1] = drawn[whole * width]
-                chosen[row, stop - 1, : size - whole * width] = drawn[whole * width :]
-                counts[row, stop - 1] = size - whole * width
-            start = stop
+        width, steps = widths[place], wanted[place]
+        taken, full = _pass(sizes[place], width)
+        for start in range(0, steps, len(taken)):
+            stop = min(start + len(taken), steps)
+            chosen[row, start:stop, :width] = rng.permutation(sizes[place])[taken[: stop - start]]
+            counts[row, start:stop] = full[: stop - start]
         if width < widest:
             chosen[row, :steps, width:] = chosen[row, :steps, :1]
     return Schedule(order, np.asarray(sizes)[order], np.asarray(wanted)[order], chosen, counts)
+
+
+@lru_cache(maxsize=1024)
+def _pass(size: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return where in a drawn order each batch of a pass finds its examples `[S, B]`, and how many count `[S]`."""
+    starts = np.arange(0, size, width)
+    places = starts[:, None] + np.arange(width)
+    return np.where(places < size, places, starts[:, None]), np.minimum(size - starts, width)
 
 
 def firsts(sizes: Sequence[int]) -> np.ndarray:
@@ -146,22 +147,26 @@ def _common(run_seed: int, purpose: str) -> tuple[tuple[int, ...], int]:
 
 def _words(common: tuple[int, ...], constant: int, columns: Sequence[np.ndarray]) -> np.ndarray:
     """Mix the words of each client into the common pool and return its eight words of state `[8, C]`."""
-    left, right, half = np.uint32(_MIX_L), np.uint32(_MIX_R), np.uint32(16)
-    pool: list[np.ndarray] = [np.full(len(columns[0]), word, dtype=np.uint32) for word in common]
+    pool = np.array(common, dtype=np.uint32)[:, None]
     for column in columns:
-        for target in range(4):
-            value = column ^ np.uint32(constant)
-            constant = constant * _MULT_A & _WORD
-            value *= np.uint32(constant)
-            value ^= value >> half
-            value = left * pool[target] - right * value
-            value ^= value >> half
-            pool[target] = value
-    constant, state = _INIT_B, []
-    for place in range(8):
-        value = pool[place % 4] ^ np.uint32(constant)
-        constant = constant * _MULT_B & _WORD
-        value *= np.uint32(constant)
-        value ^= value >> half
-        state.append(value)
-    return np.stack(state)
+        constants = _constants(constant, _MULT_A, 5)
+        pool = np.uint32(_MIX_L) * pool - np.uint32(_MIX_R) * _hashed(column, constants)
+        pool ^= pool >> _HALF
+        constant = int(constants[-1])
+    return _hashed(np.concatenate([pool, pool]), _constants(_INIT_B, _MULT_B, 9))
+
+
+def _hashed(values: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    """Hash values, one row with each constant but the last."""
+    values = (values ^ constants[:-1, None]) * constants[1:, None]
+    values ^= values >> _HALF
+    return values
+
+
+@lru_cache(maxsize=64)
+def _constants(first: int, factor: int, count: int) -> np.ndarray:
+    """Return the constants that hashes use in turn, each `factor` times the one before."""
+    found = [first]
+    while len(found) < count:
+        found.append(found[-1] * factor & _WORD)
+    return np.array(found, dtype=np.uint32)

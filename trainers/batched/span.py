@@ -93,7 +93,9 @@ class Span:
     def change(self) -> Product:
         """Return what became of the weights, less what they were."""
         scale = None if self.scale is None else self.scale - 1
-        return Product(self.left, self._examples, scale, self._start)
+        clients, size, _ = self._examples.shape
+        squares = self._gram.view(clients, size, size).diagonal(dim1=1, dim2=2)
+        return Product(self.left, self._examples, scale, self._start, squares.sum(dim=1).sqrt())
 
 
 def pays(size: int, rows: int, steps: int, inputs: int, outputs: int) -> bool:

@@ -16,13 +16,17 @@ class Product(NamedTuple):
     A layer that sees the raw examples moves within their span, so the examples and one row of coefficients each say
     all about it. Few examples make that shorter than the change itself.
 
-    Shapes: `left [C, n, out]`, `right [C, n, in]`, `scale [C]`, `start [out, in]` or `[C, out, in]`.
+    Args:
+        right_norms: of each client's `right`.
+
+    Shapes: `left [C, n, out]`, `right [C, n, in]`, `scale, right_norms [C]`, `start [out, in]` or `[C, out, in]`.
     """
 
     left: Tensor
     right: Tensor
     scale: Tensor | None
     start: Tensor
+    right_norms: Tensor
 
     def dense(self) -> Tensor:
         """Return the changes `[C, out, in]`."""
@@ -42,16 +46,14 @@ class Product(NamedTuple):
 
     def norms(self) -> Tensor:
         """Return a number a client that is NaN or infinite when its change may hold such a value, `[C]`."""
-        left, right = self.left.flatten(1), self.right.flatten(1)
-        norms = torch.linalg.vector_norm(left, dim=1) * torch.linalg.vector_norm(right, dim=1)
+        norms = torch.linalg.vector_norm(self.left.flatten(1), dim=1) * self.right_norms
         return norms if self.scale is None else norms + self.scale.abs()
 
     def rows(self, kept: Tensor) -> Product:
         """Return the product of some of the clients."""
         scale = None if self.scale is None else self.scale[kept]
-        return Product(
-            self.left[kept], self.right[kept], scale, self.start[kept] if self.start.dim() == 3 else self.start
-        )
+        start = self.start[kept] if self.start.dim() == 3 else self.start
+        return Product(self.left[kept], self.right[kept], scale, start, self.right_norms[kept])
 
 
 class Group(NamedTuple):
@@ -88,18 +90,19 @@ class Group(NamedTuple):
     def weighted_sum(self, weights: Sequence[float], kept: Sequence[int]) -> dict[str, Tensor]:
         """Return `sum_c weights[c] * change[c]` over the clients `kept`, one product a tensor."""
         total = {}
+        given = torch.tensor([weights[row] for row in kept], dtype=torch.float64)
+        rows = torch.tensor(kept, dtype=torch.int64) if len(kept) < len(weights) else None
         for name, change in self.changes.items():
-            tensor = change.left if isinstance(change, Product) else change
-            factors = torch.tensor([weights[row] for row in kept], dtype=tensor.dtype, device=tensor.device)
-            if len(kept) < len(weights):  # zero times infinity is not zero: who failed is left out, not weighed by zero
-                rows = torch.tensor(kept, dtype=torch.int64, device=tensor.device)
-                change = change.rows(rows) if isinstance(change, Product) else change[rows]
+            factors = given.to(change.left if isinstance(change, Product) else change)
+            if rows is not None:  # zero times infinity is not zero: who failed is left out, not weighed by zero
+                own = rows.to(factors.device)
+                change = change.rows(own) if isinstance(change, Product) else change[own]
             if isinstance(change, Product):
                 total[name] = change.weighted_sum(factors)
             elif len(change) == 1:
                 total[name] = change[0] * factors[0]
             else:
-                total[name] = torch.tensordot(factors, change, dims=1)
+                total[name] = torch.mm(factors[None], change.reshape(len(change), -1)).view(change.shape[1:])
         return total
 
 

@@ -22,8 +22,9 @@ class Starts:
     def __init__(self, trees: Sequence[Tree], names: Sequence[str], device: torch.device) -> None:
         self._num_clients = len(trees)
         self.trees: dict[str, Tensor] = {}
+        one = all(tree is trees[0] for tree in trees)
         for name in names:
-            tensors = [tree[name] for tree in trees]
+            tensors = [tree[name] for tree in (trees[:1] if one else trees)]
             if all(tensor is tensors[0] for tensor in tensors):
                 self.trees[name] = tensors[0].to(device)
             else:

@@ -35,9 +35,10 @@ class Corrections:
         pulls = [each.proximal for each in given]
         self.proximal = torch.tensor(pulls, dtype=torch.float64, device=device) if any(pulls) else None
         self.offsets: dict[str, Tensor] = {}
+        trees: list[Tree] = [each.offset or {} for each in given]
+        offered = {name for tree in trees for name in tree}
         for name, start in starts.items():
-            trees: list[Tree] = [each.offset or {} for each in given]
-            if any(name in tree for tree in trees):
+            if name in offered:
                 shape = next(tree[name] for tree in trees if name in tree)
                 none = torch.zeros_like(shape)
                 self.offsets[name] = torch.stack([tree.get(name, none) for tree in trees]).to(start)
