@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,8 @@ from strategies.federated.timeline import Population
 from strategies.partition import Drawn, Partition
 from trainers.cohort import holdout
 from trainers.local import LocalSettings
+
+_REMEMBERED = 1 << 16
 
 
 class Virtual(NamedTuple):
@@ -83,6 +86,7 @@ def steps_of(experiment: Experiment, partition: Partition | Drawn) -> Callable[[
     settings = LocalSettings.from_section(experiment.strategy.client.model_dump())
     fraction = experiment.evaluate.clients.held_out
 
+    @lru_cache(_REMEMBERED)
     def steps_of(client: int) -> int:
         num_examples = int(partition.sizes_of(np.array([client]))[0])
         return settings.num_steps(num_examples - holdout.num_held(num_examples, fraction))

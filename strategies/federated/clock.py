@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from heapq import heappop, heappush
+from itertools import chain
 from typing import NamedTuple
 
 import torch
@@ -81,6 +83,9 @@ class Clock:
 class VirtualClock:
     """A priority queue of tickets, with the present time and a counter that breaks ties.
 
+    Tickets that start and finish between two looks at the `state` never enter its queue: they wait in a heap of their
+    own, which is several times faster.
+
     Args:
         now_s: the present, in virtual seconds.
         order: the number of tickets ever started.
@@ -99,10 +104,14 @@ class VirtualClock:
 
     def _set(self, state: Clock) -> None:
         self.now_s, self.order, self._pending = state.now_s, state.order, state.pending
+        self._fresh: list[Ticket] = []
 
     @property
     def state(self) -> Clock:
         """The clock's whole state; it does not change when the clock goes on."""
+        for ticket in self._fresh:
+            self._pending = queue.push(self._pending, ticket)
+        self._fresh = []
         return Clock(self.now_s, self.order, self._pending)
 
     @property
@@ -113,6 +122,8 @@ class VirtualClock:
     @property
     def due_s(self) -> float | None:
         """When the next ticket comes due; None when nothing is under way."""
+        if self._fresh_is_next:
+            return self._fresh[0].finish_s
         due: float | None = self._pending[1].finish_s if self._pending else None
         return due
 
@@ -139,25 +150,32 @@ class VirtualClock:
 
     def _push(self, ticket: Ticket) -> Ticket:
         self.order += 1
-        self._pending = queue.push(self._pending, ticket)
+        heappush(self._fresh, ticket)
         return ticket
 
     def next(self) -> Ticket:
         """Advance to the next finish and return its ticket. Raises IndexError when nothing is under way."""
-        if self._pending is None:
-            raise IndexError("nothing is under way")
         ticket: Ticket
-        ticket, self._pending = queue.pop(self._pending)
+        if self._fresh_is_next:
+            ticket = heappop(self._fresh)
+        elif self._pending is not None:
+            ticket, self._pending = queue.pop(self._pending)
+        else:
+            raise IndexError("nothing is under way")
         self.now_s = ticket.finish_s
         return ticket
 
     def clients(self) -> set[int]:
         """Return the clients of the tickets under way."""
-        return {ticket.client for ticket in queue.items(self._pending)}
+        return {ticket.client for ticket in chain(queue.items(self._pending), self._fresh)}
+
+    @property
+    def _fresh_is_next(self) -> bool:
+        return bool(self._fresh) and (self._pending is None or self._fresh[0] < self._pending[1])
 
     def clear(self) -> tuple[Ticket, ...]:
         """Forget all tickets under way and return them."""
-        tickets, self._pending = self.tickets, None
+        tickets, self._pending = self.tickets, None  # in turn: to list them all empties the heap
         return tickets
 
 
