@@ -19,6 +19,7 @@ from strategies.federated.stacking import Stack, Stacking
 from strategies.seeds import integer
 from trainers import wire
 from trainers.cohort import ClientReport, SpanReport, Work
+from trainers.cohort.messages import as_rows
 
 SHORT_SPAN_S = 0.05
 """Spans shorter than this on average are one a worker: a call costs a millisecond or two, however little it does."""
@@ -103,7 +104,7 @@ class Cohorts:
         for span in divided:
             group = [[works[place] for place in cut[index]] for index in span]
             versions = tuple(sorted({work.version for block in group for work in block}))
-            calls.append(Call("train", (group, versions, *(broadcasts[version] for version in versions))))
+            calls.append(Call("train", (as_rows(group), versions, *(broadcasts[version] for version in versions))))
             groups.append([work.client for block in group for work in block])
         collected = Stacking() if self.stacked else Summation()
         waiting: dict[int, SpanReport] = {}
@@ -117,7 +118,7 @@ class Cohorts:
                     report = waiting.pop(due)
                     compute_s += report.compute_s
                     wire_s += report.wire_s - time.perf_counter()
-                    reports.extend(report.clients)
+                    reports.extend(map(ClientReport._make, report.clients))
                     states.update(report.states)
                     collected.push(report.answer.decode() if report.answer else None, len(divided[due]))
                     wire_s += time.perf_counter()

@@ -1,9 +1,13 @@
-"""What the rounds engine asks of its workers, and what they answer: plain values, trees encoded."""
+"""What the rounds engine asks of its workers, and what they answer: plain values, trees encoded.
+
+Lists of a span's participations and reports travel as `Rows`, tuples of tuples: a pickler writes those by itself, where
+each object of a class costs a call into Python, and Ray packs what is in a list one by one.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import torch
@@ -11,6 +15,8 @@ import torch
 from strategies.base import Fold
 from strategies.federated.stacking import Stack
 from trainers import wire
+
+Rows = tuple[tuple[Any, ...], ...]
 
 
 class Work(NamedTuple):
@@ -80,15 +86,20 @@ class SpanReport(NamedTuple):
     """What a span of blocks comes to, and figures a client.
 
     Args:
-        answer: None when every client of the span was dropped.
+        answer: None when every client of the span was dropped. clients: `ClientReport`s as rows.
         states: what is to be remembered of its clients from now on, encoded.
     """
 
     answer: SpanAnswer | None
-    clients: tuple[ClientReport, ...]
+    clients: Rows
     states: Mapping[int, pa.Buffer]
     compute_s: float
     wire_s: float
+
+
+def as_rows(blocks: Sequence[Sequence[Work]]) -> tuple[Rows, ...]:
+    """Return blocks of participations as they travel."""
+    return tuple(tuple(map(tuple, block)) for block in blocks)
 
 
 class EvalReport(NamedTuple):

@@ -28,7 +28,7 @@ from trainers.batched import Batched, Group, gather
 from trainers.cohort import holdout, remembered
 from trainers.cohort.bodies import Bodies, Body
 from trainers.cohort.gathering import STACKED, SUMMED, Made
-from trainers.cohort.messages import ClientReport, EvalReport, PersonalReport, SpanAnswer, SpanReport, Work
+from trainers.cohort.messages import ClientReport, EvalReport, PersonalReport, Rows, SpanAnswer, SpanReport, Work
 from trainers.cohort.releases import Release, Releases, downlink_codec
 from trainers.cohort.remembered import Remembered
 from trainers.cohort.side_by_side import Row
@@ -66,6 +66,8 @@ class Item(NamedTuple):
 
 def waves(block: Sequence[Work]) -> list[list[Work]]:
     """Split a block so that nobody takes part twice in a wave: the second time starts from what the first left."""
+    if len({work.client for work in block}) == len(block):
+        return [list(block)]
     split: list[list[Work]] = []
     times: Counter[int] = Counter()
     for work in block:
@@ -143,7 +145,7 @@ class CohortWorker:
 
     # -- what the engine asks -----------------------------------------------------------------------------------
 
-    def train(self, blocks: Sequence[Sequence[Work]], versions: Sequence[int], *broadcasts: pa.Buffer) -> SpanReport:
+    def train(self, blocks: Sequence[Rows], versions: Sequence[int], *broadcasts: pa.Buffer) -> SpanReport:
         """Train the participations of a span of blocks and fold their contributions along the tree, or stack them."""
         with intra_op_threads(self._threads):
             releases, wire_s = self._releases.receive(versions, broadcasts)
@@ -151,13 +153,13 @@ class CohortWorker:
             told = Told([], {})
             collected = self._gathering.collect()
             for block in blocks:
-                collected.push(self._gather(block, releases, told))
+                collected.push(self._gather([*map(Work._make, block)], releases, told))
             part: Fold | Stack | None = collected.total()
             compute_s = time.perf_counter() - began
             began = time.perf_counter()
             answer = SpanAnswer.of(part)
             wire_s += time.perf_counter() - began
-        return SpanReport(answer, tuple(told.reports), told.states, compute_s, wire_s)
+        return SpanReport(answer, tuple(map(tuple, told.reports)), told.states, compute_s, wire_s)
 
     @torch.no_grad()
     def evaluate(self, start: int, stop: int, batch_size: int, version: int, broadcast: pa.Buffer) -> EvalReport:
