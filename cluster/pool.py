@@ -17,6 +17,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+import pyarrow as pa
+
 from cluster import bundles as reservation
 from cluster.crew import BUILD, STALE, Crew, Slot
 from cluster.errors import PlacementFailed, RemoteFailure
@@ -30,7 +32,7 @@ SHORT_CALL_S = 0.2
 
 
 class Shared:
-    """A handle to a value in the object store."""
+    """A handle to a value in the object store; small bytes are kept here and travel with each call."""
 
     __slots__ = ("ref",)
 
@@ -50,6 +52,7 @@ class RayExecutor:
         stall_timeout_s: longest wait for any worker to answer.
         notify: told `placed`, `worker_started`, `worker_lost` and `worker_replaced`.
         max_attempts: how many workers may be lost while they run the same call.
+        direct_bytes: shared bytes up to this size travel within the calls, `Connection.direct_bytes`.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class RayExecutor:
         stall_timeout_s: float = 1800.0,
         notify: Notify | None = None,
         max_attempts: int = 3,
+        direct_bytes: int = 0,
     ) -> None:
         if num_workers < 1:
             raise ValueError(f"num_workers is {num_workers}, expected at least 1")
@@ -76,6 +80,7 @@ class RayExecutor:
         self._stall_timeout_s = stall_timeout_s
         self._notify = notify or (lambda kind, fields: None)
         self._max_attempts = max_attempts
+        self._direct_bytes = direct_bytes
         self._bundles: reservation.Bundles | None = None
         self._crew: Crew | None = None
         self._running = False
@@ -88,6 +93,8 @@ class RayExecutor:
     def share(self, value: Any) -> Shared:
         import ray
 
+        if isinstance(value, pa.Buffer) and value.size <= self._direct_bytes:
+            return Shared(value)
         return Shared(ray.put(value))
 
     def release(self, handle: Any) -> None:

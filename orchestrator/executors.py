@@ -35,7 +35,7 @@ def open_executor(experiment: Experiment, notify: Notify) -> Iterator[Executor]:
         from cluster.pool import RayExecutor
 
         with (
-            connect(section.address, notify=notify, runtime_env=code_to_send(experiment)),
+            connect(section.address, notify=notify, runtime_env=code_to_send(experiment)) as connection,
             RayExecutor(
                 num_workers=section.workers,
                 resources=dict(section.resources_per_worker),
@@ -44,6 +44,7 @@ def open_executor(experiment: Experiment, notify: Notify) -> Iterator[Executor]:
                 start_timeout_s=section.start_timeout_s,
                 stall_timeout_s=section.stall_timeout_s,
                 notify=notify,
+                direct_bytes=connection.direct_bytes,
             ) as executor,
         ):
             yield executor
