@@ -62,6 +62,8 @@ class Executor(Protocol):
     def run(self, calls: Sequence[Call]) -> Iterator[Answer]:
         """Run the calls, in the given order of preference, and yield answers as they come.
 
+        Workers in other processes begin at once, before the first answer is asked for.
+
         Raises:
             RemoteFailure: when a call raised, or its worker was lost more often than allowed.
         """

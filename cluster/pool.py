@@ -1,7 +1,7 @@
 """The executor on Ray: one actor a bundle, calls handed out as workers become free, lost workers replaced.
 
     start     count, reserve bundles, start actors, build the worker class in each
-    run       hand out calls in order; a short queue at each worker hides the round trip of short calls
+    run       hand out calls in order, the first at once; a short queue at each worker hides the trips of short calls
     a loss    the worker's calls go back to the front, a new actor starts in its bundle, the others go on
     a raise   the remote traceback goes to the caller, and the pool remains usable
     close     kill the actors, give the bundles back
@@ -129,10 +129,18 @@ class RayExecutor:
             raise RuntimeError("start() comes before run()")
         if self._running:
             raise RuntimeError("the pool runs other calls already; finish or close that iteration first")
+        answers = self._answers(self._crew, calls)
+        next(answers)
+        return answers  # type: ignore[return-value]  # only the first of them was None
+
+    def _answers(self, crew: Crew, calls: Sequence[Call]) -> Iterator[Answer | None]:
+        """Yield None when the first calls are handed out, then the answers."""
         self._running = True
         pending = deque(range(len(calls)))
         try:
-            yield from self._run(self._crew, calls, pending)
+            self._hand_out(crew, calls, pending)
+            yield None
+            yield from self._run(crew, calls, pending)
         finally:
             self._running = False
             if self._crew is not None:

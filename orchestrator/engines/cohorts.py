@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -90,8 +90,8 @@ class Cohorts:
     stacked: bool = False
     _mean_s: float | None = None
 
-    def train(self, works: Sequence[Work], broadcasts: Mapping[int, Any], place: str) -> Outcome:
-        """Train participations, sorted by client, from the broadcasts that they name.
+    def train(self, works: Sequence[Work], broadcasts: Mapping[int, Any], place: str) -> Generator[None, None, Outcome]:
+        """Train participations, sorted by client, from the broadcasts that they name; yield once workers have begun.
 
         Raises:
             WorkerError: when a client's code raises, an update is not finite, workers are lost for good, or nobody
@@ -112,7 +112,9 @@ class Cohorts:
         states: dict[int, pa.Buffer] = {}
         due, compute_s, wire_s = 0, 0.0, 0.0
         try:
-            for answer in self.executor.run(calls):
+            answers = self.executor.run(calls)
+            yield
+            for answer in answers:
                 waiting[answer.index] = answer.value
                 while due in waiting:
                     report = waiting.pop(due)

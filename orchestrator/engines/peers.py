@@ -29,7 +29,7 @@ from orchestrator.engines.base import RunState, StepReport
 from orchestrator.engines.cohorts import worker_error
 from orchestrator.engines.mailbox import Links, Mailbox
 from orchestrator.engines.society import Society, society
-from orchestrator.engines.stepping import stepping
+from orchestrator.engines.stepping import Step, stepping
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
 from orchestrator.preparing import Prepared
@@ -107,7 +107,8 @@ class PeersEngine:
 
     # -- one step --------------------------------------------------------------------------------------------
 
-    def _step(self, state: RunState) -> StepReport:
+    def _step(self, state: RunState) -> Step:
+        yield  # nothing is done early
         began = time.perf_counter()
         clock = from_columns({name: tensor.numpy() for name, tensor in state.server[CLOCK].items()})
         mailbox, links = Mailbox.of(state.server), Links.of(state.server)

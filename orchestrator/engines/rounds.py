@@ -34,7 +34,7 @@ from orchestrator.engines.base import RunState, StepReport
 from orchestrator.engines.cohorts import Broadcasts, Cohorts, Outcome
 from orchestrator.engines.defence import SLOTS, Defended, guard
 from orchestrator.engines.evaluating import client_losses, evaluate, evaluate_clients
-from orchestrator.engines.stepping import stepping
+from orchestrator.engines.stepping import Step, stepping
 from orchestrator.engines.virtual import Virtual, virtual
 from orchestrator.errors import WorkerError
 from orchestrator.partition_summary import summarise
@@ -159,7 +159,7 @@ class RoundsEngine:
 
     # -- one step --------------------------------------------------------------------------------------------
 
-    def _step(self, state: RunState) -> StepReport:
+    def _step(self, state: RunState) -> Step:
         began = time.perf_counter()
         assert state.model is not None
         state = self._with_fresh_losses(state)
@@ -174,7 +174,7 @@ class RoundsEngine:
             for version in sorted({work.version for work in works})
         }
         wire_s += time.perf_counter()
-        outcome = self._cohorts.train(
+        outcome = yield from self._cohorts.train(
             works,
             {version: handle for version, (handle, _) in broadcasts.items()},
             f"round {state.step + 1}",

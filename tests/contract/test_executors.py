@@ -172,9 +172,9 @@ def test_starting_again_builds_the_workers_anew(executor: Executor) -> None:
 
 
 def test_leaving_off_in_the_middle_leaves_the_pool_usable(pool: Executor) -> None:
-    for _ in range(3):
+    for taken in (1, 0, 2):
         answers = pool.run([Call("spin", (0.01,))] * 12)
-        next(answers)
+        assert [next(answers).value for _ in range(taken)] == [0.01] * taken
         del answers
         gc.collect()
         assert values(pool, [Call("add", (number,)) for number in range(8)]) == list(range(1, 9))
