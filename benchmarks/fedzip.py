@@ -8,14 +8,17 @@ the initial model: bits of the codes alone, without delimiters or headers.
 
 `--network vgg` takes six convolutions in pairs with pooling after each, and 256 hidden units, in their place.
 
-    python -m benchmarks.fedzip [--rounds 30] [--images 200] [--seed 0] [--network vgg]
+    python -m benchmarks.fedzip [--rounds 30] [--images 200] [--network vgg] [--seeds 0 1 2] [--rows 0 7 8]
+
+Rows count from 0, the run without a codec, in the order of the table; a table of some rows is as good as their part of
+a whole one, so that a long one can be run in parts.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -32,14 +35,19 @@ from trainers.data.base import to_labels, to_tensor
 from trainers.local import LocalSettings, Task, train
 
 CLIENTS = 10
-ROWS: tuple[tuple[dict[str, Any], tuple[bool, ...]], ...] = (
-    ({"keep": 0.2, "encoding": "huffman"}, (False,)),
-    ({"keep": 0.2, "encoding": "differences"}, (False, True)),
-    ({"keep": 0.01, "encoding": "entropy", "init": "quantile"}, (False, True)),
-    ({"keep": 0.015, "clusters": 7, "scope": "tree", "iterations": 20, "encoding": "entropy"}, (True,)),
-    ({"keep": 0.01, "clusters": 7, "scope": "tree", "iterations": 20, "encoding": "entropy"}, (False, True)),
+KMEANS = {"clusters": 7, "scope": "tree", "iterations": 20, "encoding": "entropy"}
+ROWS: tuple[tuple[dict[str, Any] | None, bool], ...] = (
+    (None, False),
+    ({"keep": 0.2, "encoding": "huffman"}, False),
+    ({"keep": 0.2, "encoding": "differences"}, False),
+    ({"keep": 0.2, "encoding": "differences"}, True),
+    ({"keep": 0.01, "encoding": "entropy", "init": "quantile"}, False),
+    ({"keep": 0.01, "encoding": "entropy", "init": "quantile"}, True),
+    ({"keep": 0.015, **KMEANS}, True),
+    ({"keep": 0.01, **KMEANS}, False),
+    ({"keep": 0.01, **KMEANS}, True),
 )
-"""Codecs, and whether with error feedback."""
+"""FedZip's arguments, and whether with error feedback; the first row has no codec."""
 
 
 def network(input_shape: tuple[int, ...] = (1, 28, 28), num_classes: int = 10) -> nn.Module:
@@ -121,25 +129,34 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument("--images", type=int, default=200, help="of each client")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--network", choices=NETWORKS, default="authors")
-    setting = Setting(**vars(parser.parse_args()))
+    parser.add_argument("--rows", type=int, nargs="+", choices=range(len(ROWS)), default=range(len(ROWS)))
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
+    for place, seed in enumerate(arguments.seeds):
+        table(Setting(arguments.rounds, arguments.images, seed, arguments.network), arguments.rows, head=not place)
+
+
+def table(setting: Setting, rows: Sequence[int], *, head: bool) -> None:
+    """Run some rows with one seed and print each as it is done."""
     first = update(config(setting, None, False))
     plain = wire.size(first)
-    print(f"{sum(tensor.numel() for tensor in first.values()):,} weights, {plain:,} bytes plain")
-    print("| codec | error feedback | accuracy | plain over payload | by the authors' count |\n|---|---|---|---|---|")
-    with tempfile.TemporaryDirectory() as folder:
-        accuracy, num_bytes = one(Path(folder), config(setting, None, False))
-        print(f"| none | no | {accuracy:.2%} | {plain / num_bytes:.1f} | |", flush=True)
-        for codec, feedbacks in ROWS:
+    if head:
+        print(f"{sum(tensor.numel() for tensor in first.values()):,} weights, {plain:,} bytes plain")
+        print("| row | codec | error feedback | seed | accuracy | plain over payload | by the authors' count |")
+        print("|---|---|---|---|---|---|---|", flush=True)
+    for row in rows:
+        codec, feedback = ROWS[row]
+        label, counted = "none", ""
+        if codec is not None:
+            label = ", ".join(f"{key} {value}" for key, value in codec.items())
             counted = authors(FedZip(**codec), first)
-            for feedback in feedbacks:
-                settings = config(setting, {"name": "fedzip", **codec}, feedback)
-                accuracy, num_bytes = one(Path(folder), settings)
-                label = ", ".join(f"{key} {value}" for key, value in codec.items())
-                ratio = f"{plain / num_bytes:.1f}"
-                print(f"| {label} | {'yes' if feedback else 'no'} | {accuracy:.2%} | {ratio} | {counted} |", flush=True)
+        with tempfile.TemporaryDirectory() as folder:
+            settings = config(setting, None if codec is None else {"name": "fedzip", **codec}, feedback)
+            accuracy, num_bytes = one(Path(folder), settings)
+        fed, ratio = "yes" if feedback else "no", f"{plain / num_bytes:.1f}"
+        print(f"| {row} | {label} | {fed} | {setting.seed} | {accuracy:.2%} | {ratio} | {counted} |", flush=True)
 
 
 def authors(codec: FedZip, tree: Mapping[str, Tensor]) -> str:
