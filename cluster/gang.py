@@ -26,6 +26,9 @@ from cluster.losses import Lost
 from cluster.pool import Shared, resolve
 
 HUB_TIMEOUT_S = 20.0
+HUB_STARTS = 3
+"""So often the hub is started before a gang is lost: Ray may put it on a node whose end nobody has noticed yet."""
+
 GROUP_MARGIN_S = 60.0
 """The process group waits so much longer than the driver, so that a stall is told by who is silent."""
 
@@ -148,21 +151,27 @@ class Gang:
         import ray
 
         shared = ray.put({name: _references(value) for name, value in settings.items()})
-        hub = self._start_hub()
         on_gpu = self._resources.get("GPU", 0) > 0
         patience_s = self._stall_timeout_s + GROUP_MARGIN_S
-        task = Task(hub, self._number, program, [shared], self._paths, on_gpu, patience_s)
-        plan = Plan(
-            task,
-            self._num_ranks,
-            self._resources,
-            self._strategy,
-            self._backend,
-            environment(self._threads),
-            self._start_timeout_s,
-            patience_s,
-        )
-        self._ask("launch", plan)
+        for further in reversed(range(HUB_STARTS)):
+            task = Task(self._start_hub(), self._number, program, [shared], self._paths, on_gpu, patience_s)
+            plan = Plan(
+                task,
+                self._num_ranks,
+                self._resources,
+                self._strategy,
+                self._backend,
+                environment(self._threads),
+                self._start_timeout_s,
+                patience_s,
+            )
+            try:
+                self._ask("launch", plan)
+                return
+            except RemoteFailure:
+                if not further:
+                    raise
+                self._stop()
 
     def _take(self, wait_s: float) -> list[Event]:
         wait_s = max(wait_s, 0.0)

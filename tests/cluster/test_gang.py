@@ -210,6 +210,26 @@ def test_a_hub_that_is_killed_takes_the_ranks_along(gang: Callable[..., Gang], t
 
 
 @pytest.mark.slow
+def test_a_hub_that_is_lost_before_it_launches_is_started_again(
+    gang: Callable[..., Gang], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import ray
+
+    hubs, start = [], Gang._start_hub
+
+    def lost_at_first(one: Gang) -> Any:
+        hubs.append(start(one))
+        if len(hubs) == 1:
+            ray.kill(hubs[0])
+        return hubs[-1]
+
+    monkeypatch.setattr(Gang, "_start_hub", lost_at_first)
+    with gang(2) as one:
+        assert by_rank(list(one.run("toy_gang:count", {"num_reports": 1}))).keys() == {0, 1}
+    assert len({hub._actor_id for hub in hubs}) == 2
+
+
+@pytest.mark.slow
 def test_the_caller_may_look_up_while_nothing_is_reported(gang: Callable[..., Gang]) -> None:
     with gang(2, stall_timeout_s=3.0) as one:
         heard = []
