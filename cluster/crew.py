@@ -62,7 +62,7 @@ class Crew:
         import ray
 
         self._group = bundles.group
-        self._options = _options(resources)
+        self._options = options(resources)
         self._environment = dict(environment)
         self._spec = spec
         self._notify = notify
@@ -149,7 +149,7 @@ class Crew:
         slot.queue = deque([(ref, BUILD)])
 
 
-def _options(resources: Mapping[str, float]) -> dict[str, Any]:
+def options(resources: Mapping[str, float]) -> dict[str, Any]:
     """Turn a bundle into the options of an actor that takes all of it and is never restarted by Ray."""
     own = {"CPU": "num_cpus", "GPU": "num_gpus", "memory": "memory"}
     options: dict[str, Any] = {own[name]: amount for name, amount in resources.items() if name in own}

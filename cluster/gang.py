@@ -40,6 +40,18 @@ class RankReport(NamedTuple):
     payload: Any
 
 
+class Missing(NamedTuple):
+    """A rank of a `Band` that is gone while the others go on; the caller may `replace` it, or end the run."""
+
+    rank: int
+    worker: str
+    node: str
+    reason: str
+
+
+Told = RankReport | Missing | None
+
+
 class Gang:
     """A fixed number of ranks on the cluster this process is connected to; use as a context manager.
 
@@ -94,9 +106,7 @@ class Gang:
         if self._running and self._hub is not None:
             self._hub.tell.remote(self._number, word)
 
-    def run(
-        self, program: str, settings: Mapping[str, Any], *, beat_s: float | None = None
-    ) -> Iterator[RankReport | None]:
+    def run(self, program: str, settings: Mapping[str, Any], *, beat_s: float | None = None) -> Iterator[Told]:
         """Call `program(context, **settings)` on every rank and yield reports until all have returned.
 
         Args:
@@ -118,7 +128,7 @@ class Gang:
             self._running = False
             self._stop()
 
-    def _run(self, program: str, settings: Mapping[str, Any], beat_s: float | None) -> Iterator[RankReport | None]:
+    def _run(self, program: str, settings: Mapping[str, Any], beat_s: float | None) -> Iterator[Told]:
         self._members, self._taken = {}, 0
         self._launch(program, settings)
         begun: set[int] = set()
@@ -140,6 +150,8 @@ class Gang:
                     begun.add(event.rank)
                 elif event.kind == "report":
                     yield RankReport(event.rank, event.value)
+                elif event.kind == "lost":
+                    yield self._missing(event.rank, event.value)
                 elif event.kind == "failed":
                     raise self._failure(event.rank, event.value)
                 elif event.kind == "ended":
@@ -205,6 +217,10 @@ class Gang:
         for member in members:
             self._notify("worker_started", {"worker": f"rank {member.rank}", "node": member.node, "pid": member.pid})
 
+    def _missing(self, rank: int, what: Lost) -> Missing:
+        failure = self._failure(rank, what)
+        return Missing(rank, failure.worker, failure.node, failure.reason)
+
     def _failure(self, rank: int, what: Lost | Raised) -> RemoteFailure:
         member = self._members.get(rank)
         worker, node = (f"rank {rank}", member.node) if member else ("the gang", "")
@@ -229,13 +245,17 @@ class Gang:
 
     # --------------------------------------------------------------------------------------------- start and stop
 
+    def _hub_class(self) -> type[Hub]:
+        return Hub
+
     def _start_hub(self) -> Any:
         if self._hub is None:
             import ray
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
             here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
-            self._hub = ray.remote(Hub).options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
+            hub = ray.remote(self._hub_class())
+            self._hub = hub.options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
             self._hub.prepare.remote()
         return self._hub
 

@@ -101,16 +101,21 @@ _program_thread: int | None = None
 
 def main(config: Mapping[str, Any]) -> None:
     """Run the program; called by Ray Train on every rank, in a thread of its own."""
-    global _program_thread
-    import ray
     import ray.train
-    from ray.exceptions import RayError
 
-    _program_thread = threading.get_ident()
     logging.getLogger().setLevel(logging.WARNING)  # Ray Train lowers it, for its log files
     task: Task = config["task"]
     place = ray.train.get_context()
-    context = Context(task, place.get_world_rank(), place.get_world_size(), _device(task.on_gpu))
+    perform(task, Context(task, place.get_world_rank(), place.get_world_size(), _device(task.on_gpu)))
+
+
+def perform(task: Task, context: Context) -> None:
+    """Run the program, in the calling thread, and tell the hub how it begins and ends."""
+    global _program_thread
+    import ray
+    from ray.exceptions import RayError
+
+    _program_thread = threading.get_ident()
     try:
         settings = _resolve(ray.get(task.settings[0]))
         function = load(task.program, task.paths)

@@ -62,13 +62,15 @@ def open_gang(experiment: Experiment, notify: Notify, sys_path: tuple[str, ...])
     if section.workers == 0:
         yield None
         return
+    from cluster.band import Band
     from cluster.connect import connect
     from cluster.gang import Gang
 
+    kind = Band if strategy.replaces else Gang
     with (
         placement_errors(section),
         connect(section.address, notify=notify, runtime_env=code_to_send(experiment)),
-        Gang(
+        kind(
             strategy.num_ranks,
             section.resources_per_worker,
             section.placement,

@@ -35,6 +35,13 @@ MANIFEST_EVERY_S = 0.5
 """Longest time that the manifest of a run lags behind its steps; to write it takes as long as a small round."""
 
 
+_TOLD = (
+    *("worker_lost", "worker_replaced", "gang_restarted", "gang_recovered"),
+    *("rank_restarted", "rank_recovered", "joined_job"),
+)
+"""Events that are told on the terminal, too."""
+
+
 class RunInterrupted(KeyboardInterrupt):
     """A run was interrupted after saving its state; its directory can be resumed."""
 
@@ -83,7 +90,7 @@ class Life:
 
     def notify(self, kind: str, fields: Mapping[str, Any]) -> None:
         """Record what the executor tells; before the directory exists it is kept until it does."""
-        if kind in ("worker_lost", "worker_replaced", "gang_restarted", "gang_recovered", "joined_job"):
+        if kind in _TOLD:
             self.progress.message(f"{kind.replace('_', ' ')}: {describe(fields)}", important=True)
         if self.directory is None:
             self.early.append((kind, fields))

@@ -14,12 +14,13 @@ import torch
 from orchestrator.config import Loaded
 from orchestrator.config.schema import LocalLearning
 from orchestrator.gang_plan import GangPlan, milliseconds, problems
-from orchestrator.local_stages import LocalStages, divide
+from orchestrator.local_stages import LocalStages, divide, settings_of
 from orchestrator.planning import placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from trainers import optimizers
 from trainers.decoupled.links import MARK_BYTES
+from trainers.decoupled.recovering import limit_of
 
 HINT = "strategy.modules=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
 
@@ -90,6 +91,11 @@ def plan_local(loaded: Loaded, prepared: Prepared) -> LocalPlan:
         own = stages.of_worker(worker)
         weights = sum(cost.num_parameters + cost.num_auxiliary for cost in own) * dtype.itemsize
         waiting = held * stages.sent_bytes[worker - 1] if worker else 0
+        if strategy.replaces and worker + 1 < len(stages.shares):
+            waiting += (
+                limit_of(settings_of(experiment, stages.shares), experiment.checkpoint_every)
+                * (stages.sent_bytes[worker])
+            )
         count = stages.replicas[worker]
         rows = (max(cost.saved_bytes for cost in own) + waiting) // count
         memory += [int(copies * weights) + rows] * count

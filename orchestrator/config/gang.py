@@ -16,6 +16,11 @@ class GangSection(Section):
         """Processes that the strategy needs."""
 
     @property
+    def replaces(self) -> bool:
+        """Whether a rank that is lost is started again alone."""
+        return False
+
+    @property
     def num_steps(self) -> int:
         """Steps of the whole run."""
         return int(self.steps)  # type: ignore[attr-defined]

@@ -105,6 +105,25 @@ def _replicas(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(here, message, f"strategy.batch_size={2 * most} or more", (("strategy", "batch_size"),))
 
 
+def _alone(experiment: Experiment) -> Iterator[Finding]:
+    """Refuse to start a lost worker again alone where it would not find again what it was given."""
+    strategy, here = experiment.strategy, ("strategy", "recovery")
+    if not isinstance(strategy, LocalLearning) or strategy.recovery == "together":
+        return
+    hint = "strategy.recovery=together"
+    if strategy.regime == "asynchronous":
+        message = (
+            "got 'alone', but what an asynchronous worker was given depended on its speed, and does not come again"
+        )
+        yield Finding(here, message, hint, (("strategy", "regime"),))
+    if max(strategy.processes) > 1:
+        message = "got 'alone', but the processes of one worker are joined in a group, which cannot lose one"
+        yield Finding(here, message, hint, (("strategy", "replicas"),))
+    if strategy.rule.name == "counter-current":
+        message = "got 'alone', but counter-current sends the classes down, and what was sent down is not held"
+        yield Finding(here, message, hint, (("strategy", "rule", "name"),))
+
+
 def _client_rule(experiment: Experiment) -> Iterator[Finding]:
     """Refuse rules where clients cannot train by one."""
     client = getattr(experiment.strategy, "client", None)
@@ -123,5 +142,5 @@ def _client_rule(experiment: Experiment) -> Iterator[Finding]:
         yield Finding(here, message, "auglocal, dgl or predsim")
 
 
-LOCAL_CHECKS = (_local, _regime, _replicas, _client_rule)
+LOCAL_CHECKS = (_local, _regime, _replicas, _alone, _client_rule)
 """Checks of experiments of local learning."""

@@ -55,6 +55,11 @@ class LocalLearning(GangSection):
     restarts: NonNegativeInt = Field(
         2, description="times that lost workers are started again from the last checkpoint"
     )
+    recovery: Literal["together", "alone"] = Field(
+        "together",
+        description="when a worker is lost: together, all start again; alone, only that one does, and the others hold "
+        "what they sent since the last checkpoint; lossless",
+    )
 
     def rule_arguments(self) -> dict[str, Any]:
         """Return what `strategies.local.rule` is called with."""
@@ -63,6 +68,10 @@ class LocalLearning(GangSection):
     @property
     def num_ranks(self) -> int:
         return sum(self.processes)
+
+    @property
+    def replaces(self) -> bool:
+        return self.recovery == "alone"
 
     @property
     def processes(self) -> tuple[int, ...]:

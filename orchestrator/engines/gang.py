@@ -118,7 +118,7 @@ class _Step:
 
     values: dict[str, float] = field(default_factory=dict)
     told: bool = False
-    num_measured: int = 0
+    measured: set[int] = field(default_factory=set)
     ends: bool = False
     spans: dict[int, Spans] = field(default_factory=dict)
     parts: dict[int, Mapping[str, Any]] = field(default_factory=dict)
@@ -146,7 +146,7 @@ class GangEngine:
         self._prepared, self._gang, self._interrupts, self._notify = prepared, gang, interrupts, notify
         self._course = course
         self._arguments: Mapping[str, Any] = {}
-        self._ends = False
+        self._ends, self._restarts = False, 0
         self._reached: int | None = None  # in this process: the last step, None in the middle of one
         self._word: str | None = None
 
@@ -190,7 +190,7 @@ class GangEngine:
         if self._gang is None:
             yield from self._here(state)
             return
-        restarts, reached = 0, state.step if state.step else -1
+        reached = state.step if state.step else -1
         lost_at: float | None = None
         while True:
             try:
@@ -209,27 +209,18 @@ class GangEngine:
                     raise
                 time.sleep(PLACES_EVERY_S)
             except RemoteFailure as failure:
-                if not failure.lost or restarts == self._strategy.restarts or self._ends:
-                    raise self._worker_error(failure, reached, restarts) from failure
-                restarts += 1
+                if not failure.lost or self._restarts == self._strategy.restarts or self._ends:
+                    raise self._worker_error(failure, reached) from failure
+                self._restarts += 1
                 lost_at = time.monotonic()
                 fields = {"worker": failure.worker, "reason": failure.reason, "from_step": state.step}
-                self._notify("gang_restarted", {**fields, "restart": restarts, "of": self._strategy.restarts})
+                self._notify("gang_restarted", {**fields, "restart": self._restarts, "of": self._strategy.restarts})
 
     # ------------------------------------------------------------------------------------------------- on a gang
 
     def _attempt(self, gang: Gang, state: RunState) -> Iterator[StepReport]:
         """Run the gang from a state to its end and yield the steps in order."""
-        arguments = {
-            **self._arguments,
-            "start": self._start(gang, state),
-            "begin": state.step,
-            "evaluate_every": self._experiment.evaluate_every,
-            "checkpoint_every": self._experiment.checkpoint_every,
-        }
-        if self._course.writes:
-            assert self.store is not None
-            arguments |= {"folder": self.store.place(), "word": self._word}
+        arguments = self._from(gang, state)
         pending: dict[int, _Step] = {}
         due = state.step + 1 if state.step else 0
         reports = gang.run(self._course.program, arguments, beat_s=BEAT_S)
@@ -244,7 +235,7 @@ class GangEngine:
                         report = next(reports, False)
                         if report:
                             silent_since = time.monotonic()
-                            self._take(pending, report.payload)
+                            self._take(pending, report)
                         while due in pending and self._complete(due, pending[due]):
                             done.append(self._report(due, pending.pop(due)))
                             due += 1
@@ -261,6 +252,20 @@ class GangEngine:
         if interrupted:
             raise KeyboardInterrupt
 
+    def _from(self, gang: Gang, state: RunState) -> dict[str, Any]:
+        """Return the program's arguments for ranks that begin with a state."""
+        arguments = {
+            **self._arguments,
+            "start": self._start(gang, state),
+            "begin": state.step,
+            "evaluate_every": self._experiment.evaluate_every,
+            "checkpoint_every": self._experiment.checkpoint_every,
+        }
+        if self._course.writes:
+            assert self.store is not None
+            arguments |= {"folder": self.store.place(), "word": self._word}
+        return arguments
+
     def _start(self, gang: Gang, state: RunState) -> dict[str, Any]:
         """Return what ranks begin with: files that they wrote, trees as Arrow bytes, or nothing but the seed."""
         if state.shards is not None and self._course.writes:
@@ -269,7 +274,8 @@ class GangEngine:
         trees = {**({"model": state.model} if state.model is not None else {}), **state.server}
         return {tree: gang.share(wire.encode(tensors).to_pybytes()) for tree, tensors in trees.items()}
 
-    def _take(self, pending: dict[int, _Step], payload: Mapping[str, Any]) -> None:
+    def _take(self, pending: dict[int, _Step], report: Any) -> None:
+        payload = report.payload
         if payload["kind"] == "asks":  # for the word that is the answer
             return
         step = pending.setdefault(payload["step"], _Step())
@@ -277,7 +283,7 @@ class GangEngine:
             step.told, step.ends = True, step.ends or payload["ends"]
             step.values |= payload["values"]
         elif payload["kind"] == "evaluation":
-            step.num_measured += 1
+            step.measured.add(report.rank)
             step.ends = step.ends or payload["ends"]
             step.values |= payload["values"]
         elif payload["kind"] == "spans":
@@ -286,7 +292,7 @@ class GangEngine:
             step.parts[payload["part"]] = payload["file"] if "file" in payload else payload["trees"]
 
     def _complete(self, number: int, step: _Step) -> bool:
-        measured = step.num_measured == self._course.num_measuring
+        measured = len(step.measured) == self._course.num_measuring
         if number == 0:
             return measured
         evaluates = step.ends or number % self._experiment.evaluate_every == 0
@@ -371,12 +377,11 @@ class GangEngine:
         """What to do when training diverges."""
         return _DIVERGED + (_CLIP if hasattr(self._strategy, "clip_norm") else "")
 
-    def _worker_error(self, failure: RemoteFailure, step: int, restarts: int) -> WorkerError:
+    def _worker_error(self, failure: RemoteFailure, step: int) -> WorkerError:
         """Say a gang's failure in a user's words."""
         if failure.lost:
-            hint = (
-                f"after {restarts} restarts; the run directory holds the last checkpoint: orchestrator resume RUN_DIR"
-            )
+            hint = f"after {self._restarts} restarts; the run directory holds the last checkpoint: "
+            hint += "orchestrator resume RUN_DIR"
         elif "NotFinite" in failure.reason:
             hint = self._diverged
         elif failure.reason.startswith(("NotShared", "Unsuitable")):

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 class LocalCourse:
     """Local learning: see `trainers.decoupled`."""
 
-    program = "trainers.decoupled.program:run"
     place = "local learning"
     writes = False
 
@@ -29,6 +28,7 @@ class LocalCourse:
         strategy = prepared.experiment.strategy
         assert isinstance(strategy, LocalLearning)
         self._prepared, self._stages = prepared, stages
+        self.program = f"trainers.decoupled.{'recovering' if strategy.replaces else 'program'}:run"
         self._settings = settings_of(prepared.experiment, stages.shares)
         self.num_measuring = self.num_drawn = self.num_savers = strategy.modules
         self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))

@@ -36,7 +36,12 @@ def open_engine(
 
         course = _course(prepared, where)
         with open_gang(experiment, notify, sys_path) as gang:
-            yield GangEngine(prepared, course, gang, interrupts, notify)
+            if experiment.strategy.replaces:
+                from orchestrator.engines.replacing import ReplacingEngine
+
+                yield ReplacingEngine(prepared, course, gang, interrupts, notify)
+            else:
+                yield GangEngine(prepared, course, gang, interrupts, notify)
     elif isinstance(experiment.strategy, Peers):
         from orchestrator.engines.peers import PeersEngine
 

@@ -120,6 +120,11 @@ def _note(facts: Facts) -> Iterator[str]:
         yield f"Rule {name}, lossless: each batch once and in order, with the bits of one process."
         if facts.partition and max(facts.partition.get("replicas", [1])) > 1:
             yield "Processes of one worker share its batches; the time line and the memory are of the first of them."
+        workers = range(len((facts.partition or {}).get("shares") or ()))
+        held = [most for worker in workers if (most := _last(facts, f"workers/held_bytes_{worker}")) is not None]
+        if held:
+            yield "A lost worker is started again alone; for it the others held of what they sent, at most, "
+            yield f"{', '.join(map(scales.memory, held))}, worker by worker."
     yield (
         "In the table, forward and learning are of one batch, measured before the run; kept for backward is the most "
         "that autograd held in the first batch; process is the largest resident memory of the worker so far."

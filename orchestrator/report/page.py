@@ -158,7 +158,7 @@ def _tone(kind: str) -> str:
         return "bad"
     if kind in ("tracking_down", "client_dropped", "interrupted"):
         return "warn"
-    return "good" if kind in ("worker_replaced", "tracking_up", "resumed", "run_finished") else ""
+    return "good" if kind in ("worker_replaced", "rank_recovered", "tracking_up", "resumed", "run_finished") else ""
 
 
 def _details(event: Mapping[str, Any]) -> str:
