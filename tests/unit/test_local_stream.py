@@ -1,13 +1,18 @@
-"""The two ends of a stream between processes, here in one: connections that break, and ends that come anew."""
+"""The two ends of a stream, in one process: connections that break, and ends that come anew.
+
+Each test runs in a process of its own, since the ends live as long as their process does.
+"""
 
 from __future__ import annotations
 
+import functools
+import multiprocessing
 import secrets
 import socket
 import threading
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import pytest
 import torch
 
 from trainers.decoupled import stream
@@ -75,12 +80,25 @@ def takes(inbox: Inbox, *steps: int) -> bool:
     return all(same(inbox.take(Place(step, 0, 0)), step) for step in steps)
 
 
-@pytest.fixture
-def line(monkeypatch: pytest.MonkeyPatch) -> Line:
-    monkeypatch.setattr(stream, "LOOK_S", 0.05)
-    return Line()
+def apart(test: Callable[[Line], None]) -> Callable[[], None]:
+    """Run a test in a process of its own."""
+
+    def run() -> None:
+        stream.LOOK_S = 0.05
+        test(Line())
+
+    @functools.wraps(test)
+    def started() -> None:
+        process = multiprocessing.get_context("fork").Process(target=run)
+        process.start()
+        process.join(60)
+        assert process.exitcode == 0
+
+    del started.__wrapped__  # type: ignore[attr-defined]  # pytest would look there for fixtures
+    return started
 
 
+@apart
 def test_messages_arrive_as_they_were_and_a_connection_that_breaks_is_opened_again(line: Line) -> None:
     sender, inbox = outbox(line), Inbox(line, 0, ALL)
     put(sender, 1, 2)
@@ -91,6 +109,7 @@ def test_messages_arrive_as_they_were_and_a_connection_that_breaks_is_opened_aga
     assert takes(inbox, 3, 4)
 
 
+@apart
 def test_a_sender_that_comes_anew_is_found_and_sends_what_is_new_alone(line: Line) -> None:
     lost, inbox = outbox(line), Inbox(line, 0, ALL)
     put(lost, 1, 2, 3)
@@ -101,6 +120,7 @@ def test_a_sender_that_comes_anew_is_found_and_sends_what_is_new_alone(line: Lin
     assert not anew.is_new(3) and anew.is_new(4)
 
 
+@apart
 def test_a_reader_that_comes_anew_is_sent_again_what_is_held(line: Line) -> None:
     sender, lost = outbox(line), Inbox(line, 0, ALL)
     put(sender, 1, 2, 3)
@@ -110,6 +130,7 @@ def test_a_reader_that_comes_anew_is_sent_again_what_is_held(line: Line) -> None
     assert takes(anew, 2, 3, 4)
 
 
+@apart
 def test_who_does_not_know_the_word_hears_nothing(line: Line) -> None:
     sender = outbox(line)
     put(sender, 1)
