@@ -144,10 +144,43 @@ def test_no_gradient_reaches_the_history_and_gradients_begin_at_zero() -> None:
     for rank in pipeline.ranks:
         for site in rank.view._sites.values():
             assert not site.table.rows.requires_grad and site.table.rows.grad_fn is None
-            site._gradients.fill_(torch.nan)  # what an epoch leaves is never read by the next
+            site._gradients[:-1].fill_(
+                torch.nan
+            )  # what an epoch leaves is never read by the next; the last row is zeros
     result = pipeline.epoch(3)
     assert np.isfinite(result.loss)
     assert all(bool(g.isfinite().all()) for g in pipeline_gradients(pipeline).values())
+
+
+class Skips(GraphLayer):
+    """Adds the mean of neighbours, but for one chunk, for which it does not ask or asks and does not use it."""
+
+    def __init__(self, asks: bool) -> None:
+        super().__init__()
+        self.asks, self.without = asks, -1
+
+    def forward(self, x: Tensor, graph: Any) -> Tensor:
+        if graph._slot != self.without:
+            return x + graph.propagate(x, "mean")
+        return x + 0 * graph.propagate(x, "mean").detach() if self.asks else x
+
+
+@pytest.mark.parametrize("asks", [True, False])
+@pytest.mark.parametrize("refresh", [0, 5])
+def test_a_layer_left_out_for_a_chunk_leaves_nothing_of_an_epoch_before(asks: bool, refresh: int) -> None:
+    optimizer = {"name": "sgd", "lr": 0.0, "kwargs": {}}
+    given = settings("resgcn", slots=3, refresh=refresh, shuffle=False, optimizer=optimizer)
+    found = []
+    for epochs_before in (1, 0):
+        pipeline, skips = InlineGraphPipeline(given, undirected()), Skips(asks)
+        pipeline.ranks[0]._chunk.layers[2].module.forward = skips.forward  # type: ignore[method-assign]
+        for _ in range(epochs_before):
+            pipeline.epoch(1)
+        skips.without = 1
+        pipeline.epoch(2)
+        found.append(pipeline_gradients(pipeline))
+    one, other = found
+    assert one and all(torch.equal(one[name], other[name]) for name in one)
 
 
 # ----------------------------------------------------------------------------------------------------- evaluation

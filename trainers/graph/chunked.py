@@ -12,11 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.graph.ages import Ages
 from trainers.graph.exchange import Exchange
 from trainers.graph.gathers import Gather
 from trainers.graph.reach import Reach
 from trainers.graph.sites import Constant, Site
-from trainers.graph.tables import Returns, unchanged
+from trainers.graph.tables import Returns, before, unchanged
 
 
 class ChunkView:
@@ -34,6 +35,7 @@ class ChunkView:
         self.reach, self.exchange, self.features = reach, exchange, features
         self._options: dict[str, Any] = {"refresh": refresh, "correction": correction, "keep": keep}
         self._sites: dict[tuple[int, int], Site | Gather] = {}
+        self._ages: dict[tuple[str, bool], Ages] = {}
         self._constants: dict[str, Constant] = {}
         self._given: dict[str, Tensor] = {}
         self._slot: int | None = None
@@ -51,6 +53,8 @@ class ChunkView:
         self._done.clear()
         for site in self._sites.values():
             site.begin()
+        for ages in self._ages.values():
+            ages.begin()
 
     def end_epoch(self, epoch: int) -> None:
         """End an epoch, from 1."""
@@ -103,7 +107,7 @@ class ChunkView:
             if self.lasting is not None and self._slot is not None:
                 self.lasting(constant)
             return constant
-        site = self._site(place, Site, kind, x)
+        site = self._sites.get(place) or self._made(place, Site, kind, x, kind, back=self._age(kind, backward=True))
         if self._slot is None:
             return site.infer(x)
         return _Through.apply(x, site, self._slot, self._again)  # type: ignore[no-any-return]
@@ -113,7 +117,7 @@ class ChunkView:
         place = self._place()
         if self._is_input(x):
             return self._input_sources(self_loops)
-        site = self._site(place, Gather, self_loops, x)
+        site = self._sites.get(place) or self._made(place, Gather, self_loops, x, "sum")
         if self._slot is None:
             return site.infer(x)
         return _Through.apply(x, site, self._slot, self._again), site.edges(self._slot)[1]
@@ -150,15 +154,26 @@ class ChunkView:
         self._asked += 1
         return place
 
-    def _site(self, place: tuple[int, int], make: Any, what: Any, x: Tensor) -> Any:
-        if place not in self._sites:
-            name = f"{place[0]}.{place[1]}"
-            site = make(name, len(self._sites), what, self.reach, self.exchange, x, **self._options)
-            if name in self._given and site.table.history is not None:
-                site.table.history.copy_(self._given.pop(name))
-                site.begin()
-            self._sites[place] = site
-        return self._sites[place]
+    def _made(self, place: tuple[int, int], make: Any, what: Any, x: Tensor, kind: str, **more: Any) -> Any:
+        """Return a new site, with the older rows that were given for it."""
+        name = f"{place[0]}.{place[1]}"
+        ages = self._age(kind, backward=False)
+        site = make(name, len(self._sites), what, self.reach, self.exchange, x, ages, **more, **self._options)
+        if name in self._given and site.table.history is not None:
+            site.table.history.copy_(self._given.pop(name))
+        self._sites[place] = site
+        return site
+
+    def _age(self, kind: str, *, backward: bool) -> Ages:
+        """Return which rows of a matrix, or of its transpose, are read where; the same for all sites."""
+        if (kind, backward) not in self._ages:
+            several, refresh = self.reach.slots > 1, self._options["refresh"]
+            if backward:
+                options: Any = {"before": "zero" if several else "itself", "correction": self._options["correction"]}
+            else:
+                options = {"before": before(refresh, several)}
+            self._ages[kind, backward] = Ages(self.reach, kind, backward=backward, **options)
+        return self._ages[kind, backward]
 
 
 class Dry:

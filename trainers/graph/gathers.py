@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.graph.ages import Ages
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.tables import Place, Returns
@@ -31,9 +32,17 @@ class Gather(Place):
     """
 
     def __init__(
-        self, name: str, number: int, self_loops: bool, reach: Reach, exchange: Exchange, like: Tensor, **options: Any
+        self,
+        name: str,
+        number: int,
+        self_loops: bool,
+        reach: Reach,
+        exchange: Exchange,
+        like: Tensor,
+        ages: Ages,
+        **options: Any,
     ) -> None:
-        super().__init__(name, number, reach.sheets("sum", backward=False), reach, exchange, like, **options)
+        super().__init__(name, number, reach.sheets("sum", backward=False), reach, exchange, like, ages, **options)
         self._loops = self_loops
 
     def edges(self, slot: int) -> tuple[Tensor, Tensor]:
@@ -55,7 +64,8 @@ class Gather(Place):
         """Return the rows that a chunk reads; `again`, when the chunk is computed a second time, the same."""
         if again:
             return self._results.pop(slot)
-        result = self._written(slot, x)[self.edges(slot)[0]]
+        rows = self._written(slot, x)
+        result = rows[self._ages.read(slot, self.edges(slot)[0])]
         if self._keep:
             self._results.put(slot, result)
         return result

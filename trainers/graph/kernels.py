@@ -20,6 +20,7 @@ Left out: gradients (`view.py`), matrices whose values are learned, kernels of o
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -70,7 +71,29 @@ class Matrix:
         rows, columns = (torch.from_numpy(part.astype(index)) for part in (matrix.indptr, matrix.indices))
         rows, columns, values = rows.to(device), columns.to(device), values.to(device)
         self.num_bytes = rows.nbytes + columns.nbytes + values.nbytes
+        self.columns = columns
+        self._rows, self._values = rows, values
         self._multiply = KERNELS[self.kernel](rows, columns, values, self.shape)
+
+    def reading(self, columns: Tensor, num_columns: int) -> Matrix:
+        """Return this matrix with its entries, in their order, in other columns.
+
+        Shapes: `columns [num_entries]`, of the type of `self.columns`.
+        """
+        return self._with(columns, self._values, (self.shape[0], num_columns))
+
+    def weighted(self, factors: Tensor) -> Matrix:
+        """Return this matrix with each of its entries, in their order, times a number.
+
+        Shapes: `factors [num_entries]`.
+        """
+        return self._with(self.columns, self._values * factors, self.shape)
+
+    def _with(self, columns: Tensor, values: Tensor, shape: tuple[int, int]) -> Matrix:
+        other = copy.copy(self)
+        other.columns, other._values, other.shape = columns, values, shape
+        other._multiply = KERNELS[self.kernel](self._rows, columns, values, shape)
+        return other
 
     def multiply(self, dense: Tensor) -> Tensor:
         """Return the product with rows `[n_columns, H]` as `[n_rows, H]`; autograd does not see it.

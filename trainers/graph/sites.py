@@ -5,7 +5,7 @@ that they aggregate from. In an epoch, chunks come in some order; chunk c's forw
 
     forward c     rows[c] <- x;       result = A[c, :] rows             later chunks' rows are those of the history
     backward c    gradients[c] <- g;  returned = A[:, c]^T gradients    later chunks have been, earlier ones are zero
-                  then gradients[c] *= correction                       for the chunks still to come
+                                                                        entries of other chunks are times `correction`
 
 Backward visits chunks in reverse. With `correction` 1 this is autograd with the history detached, exactly: what chunk
 r took fresh from c comes back, what it took from history does not. With 2, gradients that cross chunks count twice:
@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainers.graph.ages import Ages
 from trainers.graph.exchange import Exchange
 from trainers.graph.kernels import Matrix
 from trainers.graph.reach import Reach
@@ -32,14 +33,24 @@ class Site(Place):
     """One aggregation with a fixed matrix.
 
     Args:
-        kind: of the matrix. others: as of `Place`.
+        kind: of the matrix. back: which gradients are read where, as `ages` of rows. others: as of `Place`.
     """
 
     def __init__(
-        self, name: str, number: int, kind: str, reach: Reach, exchange: Exchange, like: Tensor, **options: Any
+        self,
+        name: str,
+        number: int,
+        kind: str,
+        reach: Reach,
+        exchange: Exchange,
+        like: Tensor,
+        ages: Ages,
+        back: Ages,
+        **options: Any,
     ) -> None:
-        super().__init__(name, number, reach.sheets(kind, backward=False), reach, exchange, like, **options)
-        self._backward = reach.sheets(kind, backward=True)
+        super().__init__(name, number, reach.sheets(kind, backward=False), reach, exchange, like, ages, **options)
+        self._backward, self._back = reach.sheets(kind, backward=True), back
+        self._written_gradients: set[int] = set()
 
     @property
     def returns(self) -> Returns:
@@ -49,33 +60,27 @@ class Site(Place):
     def begin(self) -> None:
         """Begin an epoch."""
         super().begin()
-        if self._gradients is not None and self._reach.slots > 1:
-            self._gradients.zero_()
+        self._written_gradients.clear()
 
     def forward(self, slot: int, x: Tensor, again: bool) -> Tensor:
         """Return the aggregate of a chunk's vertices; `again`, when the chunk is computed a second time, the same."""
         if again:
             return self._results.pop(slot)
-        result = self._forward.products[slot].multiply(self._written(slot, x))
+        rows = self._written(slot, x)
+        result = self._ages.product(slot).multiply(rows)
         if self._keep:
             self._results.put(slot, result)
         return result
 
     def backward(self, slot: int, gradient: Tensor) -> Tensor:
         """Return the gradient of a chunk's rows."""
-        sheets = self._backward
         if self._gradients is None:
-            self._gradients = self._like.new_zeros(sheets.num_rows, self._like.shape[1])
-        rows, own = self._gradients, self._reach.rows(slot)
-        rows[own] = gradient
-        self._swap("B", sheets, slot, gradient, rows)
-        result = sheets.products[slot].multiply(rows)
-        if self._correction != 1 and self._reach.slots > 1:
-            rows[own] *= self._correction
-            for way in range(self._reach.ways):
-                if way != self._reach.way:
-                    rows[sheets.coming(way, slot, self._reach.slots)] *= self._correction
-        return result
+            self._gradients = self._like.new_zeros(self._back.num_rows, self._like.shape[1])
+        rows = self._gradients
+        rows[self._reach.rows(slot)] = gradient
+        self._swap("B", self._backward, slot, gradient, rows)
+        self._back.catch_up(slot, rows, self._written_gradients)
+        return self._back.product(slot).multiply(rows)
 
     def infer(self, x: Tensor) -> Tensor:
         """Return the aggregate of all vertices of this way at once; the table stays as it is."""

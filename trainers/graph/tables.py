@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from trainers.graph.ages import Ages, Before
 from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach, Sheets
 
@@ -21,24 +22,19 @@ the transposed matrix needs; or those that they have read themselves, as many as
 class Table:
     """Rows of all vertices that a way reads at one site, as far as they are known.
 
+    `whole` is what matrices multiply, see `ages`; `rows` are those that chunks write.
+
     Args:
         refresh: epochs between moves of the history; see `settings.Settings`.
         several: whether there is more than one chunk; with one nothing is ever older.
     """
 
     def __init__(self, num_rows: int, like: Tensor, refresh: int, several: bool) -> None:
-        self.rows = like.new_zeros(num_rows, like.shape[1])
         self._refresh, self._several = refresh, several
-        self._kept = like.new_zeros(num_rows, like.shape[1]) if several and refresh > 1 else None
-
-    def begin(self) -> None:
-        """Begin an epoch with the history's rows."""
-        if not self._several:
-            return
-        if self._kept is not None:
-            self.rows.copy_(self._kept)
-        elif self._refresh == 0:
-            self.rows.zero_()
+        there = before(refresh, several)
+        self.whole = like.new_zeros(num_rows + {"itself": 0, "history": num_rows, "zero": 1}[there], like.shape[1])
+        self.rows = self.whole[:num_rows]
+        self._kept = self.whole[num_rows:] if there == "history" else None
 
     def end(self, epoch: int) -> None:
         """Keep this epoch's rows where the history moves after it."""
@@ -51,6 +47,13 @@ class Table:
         if not self._several or self._refresh == 0:
             return None
         return self.rows if self._kept is None else self._kept
+
+
+def before(refresh: int, several: bool) -> Before:
+    """Return what is read of a chunk that has not been in this epoch."""
+    if not several or refresh == 1:
+        return "itself"
+    return "zero" if refresh == 0 else "history"
 
 
 class Kept:
@@ -94,6 +97,7 @@ class Place:
     Args:
         name: in checkpoints. number: on this stage. sheets: which rows it reads, and who needs which.
         like: rows of the width, dtype and device that it reads.
+        ages: which rows are read where; shared by all places with the same matrix.
         refresh, correction: see `settings.Settings`. keep: whether results are kept for a second computation.
     """
 
@@ -105,17 +109,19 @@ class Place:
         reach: Reach,
         exchange: Exchange,
         like: Tensor,
+        ages: Ages,
         *,
         refresh: int,
         correction: float,
         keep: bool,
     ) -> None:
         self.name, self._number, self._reach, self._exchange = name, number, reach, exchange
-        self._correction, self._keep, self._forward = correction, keep, sheets
+        self._correction, self._keep, self._forward, self._ages = correction, keep, sheets, ages
         self._like = like.new_empty(0, like.shape[1])
         self.table = Table(sheets.num_rows, self._like, refresh, reach.slots > 1)
         self._gradients: Tensor | None = None  # made by the first backward: the first layer's may have none
         self._results = Kept()
+        self._written_rows: set[int] = set()
 
     @property
     def width(self) -> int:
@@ -125,7 +131,7 @@ class Place:
     def begin(self) -> None:
         """Begin an epoch."""
         self._results.clear()
-        self.table.begin()
+        self._written_rows.clear()
 
     def end(self, epoch: int) -> None:
         """End an epoch, from 1."""
@@ -136,7 +142,8 @@ class Place:
         rows = self.table.rows
         rows[self._reach.rows(slot)] = x
         self._swap("F", self._forward, slot, x, rows)
-        return rows
+        self._ages.catch_up(slot, self.table.whole, self._written_rows)
+        return self.table.whole
 
     def _everybody(self, x: Tensor) -> Tensor:
         """Return the rows of all vertices that this way reads, given those of its own."""
