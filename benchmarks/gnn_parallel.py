@@ -62,9 +62,9 @@ LARGE = {"name": "power-law", "vertices": 100_000, "degree": 20.0, "classes": 10
 
 
 def settings(mode: str, layers: int, arguments: argparse.Namespace) -> Settings:
-    """Return the training of one side: a GCN with dropout, cut into equal numbers of layers."""
+    """Return the training of one side: a GCN with dropout, cut into equal numbers of layers but for `--fewer`."""
     stages, ways = MODES[mode]
-    share = layers // stages
+    share = layers // stages - arguments.fewer
     model = {"name": arguments.model, "layers": layers, "hidden": arguments.hidden, "dropout": 0.5, "dtype": "float32"}
     count = layers if arguments.model in ("gcn", "sage") else layers + 2
     return Settings(
@@ -211,7 +211,10 @@ def one_depth(data: GraphData, layers: int, arguments: argparse.Namespace) -> di
         for seconds, counted in in_processes(measure, num_ranks, *given, hosts=hosts):
             rows.append(seconds)
             sent = counted
-    print(f"\n{data.name}, {arguments.model}, {layers} layers, H = {arguments.hidden}, {arguments.chunks} chunks a way")
+    print(
+        f"\n{data.name}, {arguments.model}, {layers} layers, H = {arguments.hidden}, {arguments.chunks} chunks a way, "
+        f"stages of {' and '.join(map(str, chosen[first].layers))} layers"
+    )
     print(f"  {'side':<10}{'s / epoch':>10}{'MB sent':>10}   {'its seconds over those of the ' + first}")
     ratios = {}
     for name in names:
@@ -237,6 +240,7 @@ def main() -> None:
     parser.add_argument("--layers", type=int, nargs="+", default=[4, 8, 16, 32])
     parser.add_argument("--hidden", type=int, default=100)
     parser.add_argument("--chunks", type=int, default=8)
+    parser.add_argument("--fewer", type=int, default=0, help="layers that the first stage has less than half of them")
     parser.add_argument("--segments", type=int, default=3)
     parser.add_argument("--epochs", type=int, default=1, help="of each side in a segment")
     parser.add_argument("--megabits", type=int, default=0, help="limit of the link; 0: loopback")
