@@ -25,6 +25,7 @@ from trainers.pipeline.inline import InlinePipeline
 from trainers.pipeline.layers import chain
 from trainers.pipeline.settings import Batches, Settings
 from trainers.pipeline.state import whole
+from trainers.pipeline.transport import Key, LocalTransport
 
 FEATURES, CLASSES = 7, 3
 NETS = ["Residual", "ResidualInPlace", "Branches", "Dense", "Reused", "Functional"]
@@ -330,6 +331,102 @@ def test_what_brings_no_gradient_in_the_model_brings_none_over_a_cut() -> None:
         value = piece(*(value if isinstance(value, tuple) else (value,)))
     value.sum().backward()
     assert bool(model.a.weight.grad.isfinite().all())
+
+
+class Glances(nn.Module):
+    """Of what a stage sends on, one value, of infinite slope, is read behind the cut through detached views alone."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b, self.c = nn.Linear(FEATURES, 4), nn.Linear(4, 4), nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.a(x)
+        root = (y * 0).sqrt()
+        z = torch.tanh(self.b(y))
+        return self.c(z + root.view(-1, 4).detach() + root[:, :1].detach())
+
+
+def glances(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    torch.manual_seed(1)
+    return Glances().double()
+
+
+class Flat(nn.Module):
+    """Begins with a layer without weights, which autograd does not follow, and hands a skip that nobody learns from."""
+
+    stashes = ("side",)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.flatten(1), x.cos()
+
+
+class Wise(nn.Module):
+    """Takes the skip, and learns from a part of it only if `learns`."""
+
+    pops = ("side",)
+
+    def __init__(self, learns: bool) -> None:
+        super().__init__()
+        self.linear, self.learns = nn.Linear(FEATURES, CLASSES), learns
+
+    def forward(self, x: Tensor, side: Tensor) -> Tensor:
+        return self.linear(x + (side if self.learns else side.detach()))
+
+
+class Skipping(nn.Module):
+    def __init__(self, learns: bool) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Flat(), nn.Linear(FEATURES, FEATURES), Wise(learns)])
+
+    def pipeline_layers(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    def forward(self, x: Tensor) -> Tensor:
+        flat, side = self.layers[0](x)
+        return self.layers[2](self.layers[1](flat), side)  # type: ignore[no-any-return]
+
+
+def skipping(input_shape: tuple[int, ...], num_classes: int, learns: bool) -> nn.Module:
+    torch.manual_seed(1)
+    return Skipping(learns).double()
+
+
+@pytest.mark.parametrize("recompute", ["never", "always"])
+@pytest.mark.parametrize("schedule", ["gpipe", "zero-bubble"])
+@pytest.mark.parametrize(
+    "name, kwargs", [("glances", {}), ("skipping", {"learns": True}), ("skipping", {"learns": False})]
+)
+def test_gradients_come_back_for_what_autograd_brings_one_and_nothing_else(
+    name: str, kwargs: dict[str, Any], schedule: str, recompute: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A detached view got zeros, of which a root makes NaN; and ranks sent gradients that the other did not expect."""
+    told: dict[str, dict[Key, list[str]]] = {"expected": {}, "sent": {}}
+    expect, send = LocalTransport.expect, LocalTransport.send
+
+    def expecting(self: LocalTransport, key: Key, specs: Any, source: int) -> None:
+        told["expected"][key] = [spec.name for spec in specs]
+        expect(self, key, specs, source)
+
+    def sending(self: LocalTransport, key: Key, tensors: dict[str, Tensor], target: int) -> None:
+        told["sent"][key] = list(tensors)
+        send(self, key, tensors, target)
+
+    monkeypatch.setattr(LocalTransport, "expect", expecting)
+    monkeypatch.setattr(LocalTransport, "send", sending)
+    model = {"target": f"{__name__}:{name}", "kwargs": kwargs, "dtype": "float64"}
+    chosen, data = setting("Residual", 3, schedule=schedule, recompute=(recompute,) * 3), dataset()
+    chosen = chosen._replace(model=model, layers=(1, 1, 1))
+    _, gradients = plain_step(chosen, data)
+    before = {name: p.detach().clone() for name, p in model_of(chosen).named_parameters()}
+    pipeline = InlinePipeline(chosen, data)
+    pipeline.step(1)
+    after = whole(pipeline.ranks)["model"]
+    for each, gradient in gradients.items():
+        assert float((before[each] - after[each] - gradient).abs().max()) <= 1e-10, each
+    assert told["sent"] == told["expected"]
+    if name == "skipping":
+        assert all(not names for key, names in told["sent"].items() if key[:2] == ("B", 0))
 
 
 @pytest.mark.parametrize(

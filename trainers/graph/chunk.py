@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -38,11 +38,11 @@ class GraphChunk(Chunk):
                 saver.leave(view.features)
         self._sees: ChunkView | Dry = view
 
-    def probe(self, carry: Carry, *, training: bool) -> Carry:
+    def probe(self, carry: Carry, *, training: bool, followed: Collection[str] | None = None) -> tuple[Carry, Carry]:
         """Run two vertices without a graph, to see what comes out."""
         self._sees = Dry()
         try:
-            return super().probe(carry, training=training)
+            return super().probe(carry, training=training, followed=followed)
         finally:
             self._sees = self.view
 
@@ -53,10 +53,6 @@ class GraphChunk(Chunk):
             except RuntimeError as error:
                 raise LayerFailed(f"the first layer was given the input features: {error}") from error
         return super()._through(carry, run)
-
-    def _leaves(self, carry: Carry) -> Carry:
-        """Return tensors to begin with; nobody asks for the features' gradients, which would cost an aggregation."""
-        return {name: tensor.detach() for name, tensor in carry.items()} if self.is_first else super()._leaves(carry)
 
     def _kept(self, saver: Saver, carry: Carry) -> dict[str, Packed]:
         """Return what is kept for a second forward; the features are there anyway, and the view knows them by place."""

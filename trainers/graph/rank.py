@@ -171,7 +171,8 @@ class GraphRank:
         features = self.view.features
         inputs = None if features is None else features.new_zeros(2, features.shape[1])
         agreement = Agreement(self._chunk, self._between, self.settings.placement, int(training))
-        return agreement.settle(2, inputs, training=training)
+        boundary = agreement.settle(2, inputs, training=training)
+        return agreement.back(boundary) if training else boundary
 
     # ------------------------------------------------------------------------------------------------- an epoch
 

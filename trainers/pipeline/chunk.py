@@ -15,7 +15,7 @@ Source: Huang et al. 2019, arXiv:1811.06965, section 2.3 (recomputation of a cel
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any, NamedTuple
 
@@ -43,11 +43,14 @@ class Run(NamedTuple):
     Args:
         microbatch: its number. seed: of its step, from which each layer's is made.
         keep: whether autograd records, so that backward needs no recomputation.
+        followed: of what a chunk begins with, the names whose gradients are asked for; None is all, none of a model's
+            inputs, whose gradient would cost the first layer a product.
     """
 
     microbatch: int
     seed: int
     keep: bool
+    followed: Collection[str] | None = None
 
 
 _Edges = dict[str, Tensor | GradientEdge]
@@ -136,7 +139,7 @@ class Chunk:
         """
         if self.saver is not None:
             return self._forward_kept(self.saver, run, carry, targets, weight)
-        inputs = self._leaves(carry) if run.keep else carry
+        inputs = self._leaves(carry, run) if run.keep else carry
         with torch.set_grad_enabled(run.keep), self._collecting(run.microbatch):
             outputs = self._outputs(run, inputs, targets, weight)
         self._live[run.microbatch] = _Live(run, inputs, _edges(outputs) if run.keep else None, targets, weight)
@@ -149,7 +152,7 @@ class Chunk:
         with torch.set_grad_enabled(run.keep), self._collecting(run.microbatch), self._saving(run):
             if not run.keep:
                 kept = self._kept(saver, carry)
-            inputs = entry.enter(self._leaves(carry)) if run.keep else carry
+            inputs = entry.enter(self._leaves(carry, run)) if run.keep else carry
             outputs = self._outputs(run, inputs, targets, weight)
         edges = _edges(outputs) if run.keep else None
         self._live[run.microbatch] = _Live(run, {}, edges, targets, weight, kept, entry)
@@ -169,11 +172,11 @@ class Chunk:
             with torch.enable_grad(), self._saving(live.run):
                 for name, tensor in decoded.items():
                     self.saver.begin_with(live.kept[name], tensor)
-                inputs = live.entry.enter(self._leaves(decoded))
+                inputs = live.entry.enter(self._leaves(decoded, live.run))
                 outputs = self._outputs(live.run, inputs, live.targets, live.weight)
             self._live[microbatch] = live._replace(kept={}, outputs=_edges(outputs))
         elif again:
-            inputs = self._leaves(live.inputs)
+            inputs = self._leaves(live.inputs, live.run)
             with torch.enable_grad():
                 outputs = self._outputs(live.run, inputs, live.targets, live.weight)
             self._live[microbatch] = live._replace(inputs=inputs, outputs=_edges(outputs))
@@ -190,8 +193,10 @@ class Chunk:
         assert live.outputs is not None
         if self._store is not None:
             self._store.microbatch = microbatch
-        if live.outputs:  # a first chunk without weights hands on what autograd does not follow
-            torch.autograd.backward(list(live.outputs.values()), [gradients.get(name) for name in live.outputs])
+        asked = [name for name in live.outputs if self.is_last or name in gradients]
+        if asked:  # a first chunk without weights hands on what autograd does not follow
+            edges = [live.outputs[name] for name in asked]
+            torch.autograd.backward(edges, [gradients.get(name) for name in asked])
         if self.is_first:
             return {}
         if live.entry is not None:
@@ -222,12 +227,21 @@ class Chunk:
         finally:
             self.modules.train()
 
-    def probe(self, carry: Carry, *, training: bool) -> Carry:
-        """Run a micro-batch only to see what comes out; nothing is kept and no statistics move."""
+    def probe(self, carry: Carry, *, training: bool, followed: Collection[str] | None = None) -> tuple[Carry, Carry]:
+        """Run a micro-batch only to see what comes out; nothing is kept and no statistics move.
+
+        Args:
+            followed: as of `Run`.
+
+        Returns:
+            What it began with, leaves in training, and what came out.
+        """
         if not training:
-            return self.infer(carry)
+            return carry, self.infer(carry)
+        run = Run(0, 0, True, followed)
+        leaves = self._leaves(carry, run)
         with torch.enable_grad():
-            return self._through(self._leaves(carry), Run(0, 0, True))
+            return leaves, self._through(leaves, run)
 
     # ------------------------------------------------------------------------------------------------- inside
 
@@ -251,6 +265,9 @@ class Chunk:
     def _through(self, carry: Carry, run: Run | None) -> Carry:
         """Take a carry through the layers."""
         device = carry["0"].device
+        # Leaves refuse by themselves to be changed; what a saver keeps is a copy.
+        kept = [] if run is None or self.saver else [x for x in carry.values() if x.is_floating_point() and x.is_leaf]
+        num_changes = _num_changes(kept)
         with self._autocast(device):
             for layer, draws in zip(self.layers, self._draws, strict=True):
                 if draws and run is not None:
@@ -267,6 +284,8 @@ class Chunk:
                 except Exception as error:
                     raised = f"raised {type(error).__name__}: {error}"
                     raise LayerFailed(f"{layer} was given {_told(arguments)} and {raised}") from error
+                if _num_changes(kept) != num_changes:
+                    raise LayerFailed(f"{layer}: what its stage was given is changed in place, and may be given again")
                 plain = plain and not layer.stash and isinstance(returned, Tensor)
                 carry = {"0": returned} if plain else _carried(layer, carry, returned)
         return dict(carry)
@@ -274,9 +293,10 @@ class Chunk:
     def _call(self, layer: Layer, arguments: Sequence[Tensor]) -> Any:
         return layer.module(*arguments)
 
-    def _leaves(self, carry: Carry) -> Carry:
+    def _leaves(self, carry: Carry, run: Run) -> Carry:
         """Return tensors to begin with."""
-        return {name: _leaf(tensor) for name, tensor in carry.items()}
+        followed = frozenset[str]() if self.is_first else carry.keys() if run.followed is None else run.followed
+        return {name: _leaf(tensor, name in followed) for name, tensor in carry.items()}
 
     def _kept(self, saver: Saver, carry: Carry) -> dict[str, Packed]:
         """Return what is kept of a carry for a second forward."""
@@ -350,9 +370,13 @@ def _edges(outputs: Carry) -> _Edges:
     return {name: tensor if name == "loss" else get_gradient_edge(tensor) for name, tensor in followed.items()}
 
 
-def _leaf(tensor: Tensor) -> Tensor:
+def _leaf(tensor: Tensor, followed: bool) -> Tensor:
     tensor = tensor.detach()
-    return tensor.requires_grad_() if tensor.is_floating_point() else tensor
+    return tensor.requires_grad_() if followed and tensor.is_floating_point() else tensor
+
+
+def _num_changes(tensors: Sequence[Tensor]) -> int:
+    return sum(tensor._version for tensor in tensors)
 
 
 def _place(name: str) -> str:

@@ -124,7 +124,8 @@ class Interpreter:
         ready_s = time.perf_counter()
         if batch.score is not None:
             return self._infer(chunk, microbatch, carry, ready_s)
-        run = Run(microbatch, batch.seed, batch.keep[microbatch])
+        followed = self._boundaries[action.chunk][batch.sizes[microbatch], True].followed_in
+        run = Run(microbatch, batch.seed, batch.keep[microbatch], followed)
         if chunk.is_last:
             assert batch.targets is not None
             outputs = chunk.forward(run, carry, batch.targets(microbatch), batch.weights[microbatch])

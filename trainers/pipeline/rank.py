@@ -218,6 +218,7 @@ class Rank:
         for size in sorted(sizes):
             if (size, training) in self._boundaries[0]:
                 continue
+            agreements = []
             for index, chunk in enumerate(self.chunks):
                 number = len(self._boundaries[index])
                 while not chunk.is_first and not self._transport.ready(Key("L", chunk.position, number)):
@@ -226,6 +227,11 @@ class Rank:
                 inputs = self._inputs(examples[:size]) if chunk.is_first else None
                 agreement = Agreement(chunk, self._transport, self.settings.placement, number)
                 self._boundaries[index][size, training] = agreement.settle(size, inputs, training=training)
+                agreements.append(agreement)
+            for index, agreement in reversed(list(enumerate(agreements if training else ()))):
+                while not self.chunks[index].is_last and not self._transport.ready(agreement.word_from_behind):
+                    yield None
+                self._boundaries[index][size, training] = agreement.back(self._boundaries[index][size, training])
 
     def evaluate(self, batch_size: int) -> Iterator[Evaluated | None]:
         """Measure the model on the test examples; the last thing yielded is the result, before it None.
