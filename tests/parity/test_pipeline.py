@@ -209,6 +209,51 @@ def test_replicas_and_accumulated_batches_count_as_one_batch(replicas: int, accu
     assert_close(pipeline_gradients(chosen, data), plain_gradients(chosen, data))
 
 
+class Watched(nn.Module):
+    """A layer whose weight is made of two others, and one whose weight's gradient is changed by a hook."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.normed = nn.utils.parametrizations.weight_norm(nn.Linear(FEATURES, FEATURES))
+        self.old = nn.Linear(FEATURES, FEATURES)
+        self.old.weight.register_hook(lambda gradient: 2 * gradient)
+        self.mapped, self.twice = nn.Linear(FEATURES, FEATURES), nn.Linear(FEATURES, FEATURES, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.old(torch.tanh(self.normed(x))))
+        x = torch.vmap(self.mapped)(x)
+        return torch.tanh(self.twice(torch.tanh(self.twice(x))))
+
+
+def watched(input_shape: tuple[int, ...], num_classes: int) -> nn.Module:
+    torch.manual_seed(2)
+    return nn.Sequential(Watched(), nn.Linear(FEATURES, num_classes)).double()
+
+
+@pytest.mark.parametrize("schedule", [*SCHEDULES, "interleaved"])
+def test_weight_gradients_that_are_added_where_they_lie_are_those_of_autograd(
+    schedule: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trainers.pipeline.deferred.LARGE_BYTES", 1)
+    data = dataset()
+    counts = [2, 3, 2, 2] if chunks_of(schedule, 2) == 2 else [5, 4]
+    ties = setting("t(pp)tp", counts, stages=2, schedule=schedule, accumulate=2, batch_size=9)
+    assert_close(pipeline_gradients(ties, data), plain_gradients(ties, data))
+    pipeline, model = InlinePipeline(ties, data), reference(ties, data)
+    assert models_tree(model).keys() == whole(pipeline)["model"].keys()
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for step in (1, 2, 3):  # in the second and third, gradients lie where those of the step before did
+        pipeline.step(step)
+        rows = np.concatenate(Batches(ties, len(data.train_y)).of_step(step))
+        optimizer.zero_grad()
+        loss_of(model(torch.from_numpy(data.train_x[rows])), torch.from_numpy(data.train_y[rows])).backward()
+        optimizer.step()
+    assert_close(whole(pipeline)["model"], models_tree(model))
+    if chunks_of(schedule, 2) == 1:
+        odd = setting("pp", [1, 1], model={"target": f"{__name__}:watched", "dtype": "float64"}, schedule=schedule)
+        assert_close(pipeline_gradients(odd, data), plain_gradients(odd, data))
+
+
 def test_a_users_own_loss_is_minimised() -> None:
     import toy_chain
 

@@ -100,16 +100,12 @@ class Chunk:
         self._loss = loss
         self.saver = saver
         keep = None if saver is None else saver.pack
-        self._store = deferred.Store(keep) if split_backward else None
-        if self._store is not None:
+        self.splits_backward = split_backward  # weight gradients wait for `weigh`, which reads what backward was given
+        self._store = deferred.Store(keep, at_once=not split_backward)
+        if split_backward or saver is None:
             deferred.install(self.modules, self._store)
         self._precision = precision
         self._live: dict[int, _Live] = {}
-
-    @property
-    def splits_backward(self) -> bool:
-        """Whether weight gradients wait for `weigh`, which then still reads what backward was given."""
-        return self._store is not None
 
     @property
     def num_live(self) -> int:
@@ -191,8 +187,7 @@ class Chunk:
         self.recompute(microbatch)
         live = self._live.pop(microbatch)
         assert live.outputs is not None
-        if self._store is not None:
-            self._store.microbatch = microbatch
+        self._store.microbatch = microbatch
         asked = [name for name in live.outputs if self.is_last or name in gradients]
         if asked:  # a first chunk without weights hands on what autograd does not follow
             edges = [live.outputs[name] for name in asked]
@@ -209,7 +204,6 @@ class Chunk:
 
     def weigh(self, microbatch: int) -> None:
         """Compute the weight gradients that backward has put aside."""
-        assert self._store is not None
         self._store.run(microbatch)
 
     def drop(self) -> None:
