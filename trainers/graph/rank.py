@@ -39,7 +39,7 @@ from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
 from trainers.pipeline.keeping import commit_ranges, make_saver
 from trainers.pipeline.layers import Layer
-from trainers.pipeline.members import add_up
+from trainers.pipeline.members import Members
 from trainers.pipeline.part import Part
 from trainers.pipeline.state import export, restore
 from trainers.pipeline.ties import share_ties
@@ -156,6 +156,7 @@ class GraphRank:
             settings.shaping,
             model.decay_groups() if isinstance(model, Decays) else (),
         )
+        self._members = Members(self.part, way, settings.ways, collective, f"stage {stage}")
         self.selection = Selection(self.part, settings.patience)
         self._chunk = self.part.chunks[0]
         self._boundaries = {training: self._agree(training) for training in (True, False)}
@@ -191,6 +192,7 @@ class GraphRank:
         """
         settings = self.settings
         self.update.begin()
+        self._members.begin()
         random = torch.get_rng_state()
         sent = (self._between.sent_bytes, self._exchange.sent_bytes)
         self.view.begin_epoch()
@@ -207,7 +209,7 @@ class GraphRank:
         self.spans = run.spans
         torch.set_rng_state(random)
         self.view.end_epoch(number)
-        _finish(add_up(self.part, self.way, settings.ways, self._collective, f"stage {self.stage}"))
+        _finish(self._members.finish())
         commit_ranges(self.part.chunks)
         _finish(share_ties(self.part.ties, self.part.copies, self.stage, self._between))
         self._flush()

@@ -1,7 +1,9 @@
 """Sums over the ranks of a group, and what they have end to end, that a rank may start and collect later.
 
-In one process the ranks take turns, so a sum is there when all have started it; between processes it is an
-all-reduce. Both add in the order of the ranks or, for two, in either order, which is the same.
+In one process the ranks take turns, so a sum is there when all have started it; between processes it is an all-reduce
+of two ranks or, for more, one in two halves: each rank adds up a share of the numbers, and sends round its sums. Both
+add in the order of the ranks or, for two, in either order, which is the same. So a number's sum does not depend on
+where in a tensor it is, which gloo's own all-reduce of more ranks does not promise; nccl's is taken as it is.
 """
 
 from __future__ import annotations
@@ -54,7 +56,8 @@ class LocalCollective:
         given = self._board.setdefault((group, number), {})
         given[self._member] = tensor.clone()
         size = self._sizes[group]
-        self._board.pop((group, number - 2), None)  # collected by all, since all have gone on to the one after
+        if len(given) == size:  # all know it
+            del self._board[group, number]
         return Pending(lambda: len(given) == size, lambda: combine([given[member] for member in sorted(given)]))
 
 
@@ -69,8 +72,11 @@ class GroupCollective:
         self._groups, self._device = groups, device
 
     def sum(self, group: str, tensor: Tensor) -> Pending:
+        members = self._groups[group]
         there = tensor.to(self._device)
-        work = dist.all_reduce(there, group=self._groups[group], async_op=True)
+        if dist.get_world_size(members) > 2 and dist.get_backend(members) == "gloo":
+            return _sum_by_shares(there, members)
+        work = dist.all_reduce(there, group=members, async_op=True)
 
         def result() -> Tensor:
             work.wait()
@@ -95,3 +101,21 @@ class GroupCollective:
             return torch.cat(parts).to(tensor.device)
 
         return Pending(lambda: True, result)
+
+
+def _sum_by_shares(tensor: Tensor, members: dist.ProcessGroup | None) -> Pending:
+    """Begin to add up in the order of the ranks, each of which adds a share of the numbers."""
+    size = dist.get_world_size(members)
+    share = -(-tensor.numel() // size)
+    given = torch.zeros(size * share, dtype=tensor.dtype)
+    given[: tensor.numel()] = tensor.flatten()
+    came = torch.empty_like(given)
+    work = dist.all_to_all_single(came, given, group=members, async_op=True)
+
+    def result() -> Tensor:
+        work.wait()
+        own = reduce(torch.add, came.split(share)) if share else came
+        dist.all_gather_into_tensor(given, own, group=members)
+        return given[: tensor.numel()].view(tensor.shape)
+
+    return Pending(lambda: True, result)

@@ -82,12 +82,19 @@ class Interpreter:
         self._to_receive = [found for action in actions for found in self._receives(action)]
         self._posted = self._received = 0
         self._read_by_weights: dict[tuple[int, int], list[Tensor]] = {}
+        self._last = {action.chunk: number for number, action in enumerate(self._actions) if action.kind != "F"}
         self.losses: dict[int, Tensor] = {}
         self.spans: list[Span] = []
 
     @property
     def done(self) -> bool:
         return self._next == len(self._actions)
+
+    @property
+    def finishes(self) -> int | None:
+        """The chunk to whose gradients the next action is the last to add; None for other actions."""
+        chunk = self._actions[self._next].chunk
+        return chunk if self._last.get(chunk) == self._next else None
 
     def ready(self) -> bool:
         """Return whether the next action has all that it waits for."""

@@ -4,7 +4,8 @@ A step is a generator that yields while it would wait for a rank of the same pro
 waited for in that way, so it runs through; in one process the ranks' generators take turns (`inline.py`). What one
 step does, after all micro-batches are through:
 
-    replicas      gradients and BatchNorm statistics are summed over the replicas of each stage
+    replicas      gradients and BatchNorm statistics are summed over the replicas of each stage; what is final leaves
+                  during the last backward (`members`)
     ties          the copies of a tied parameter get the sum of all copies' gradients, in layer order
     one vector    squared gradient norms by parameter, the loss and a stop flag are summed over all ranks
     update        gradients are clipped by the norm of the whole model; each rank moves its own parameters, and where
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Iterator
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +38,7 @@ from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
 from trainers.pipeline.keeping import commit_ranges, make_saver
 from trainers.pipeline.layers import Layer, chain
-from trainers.pipeline.members import add_up
+from trainers.pipeline.members import Members
 from trainers.pipeline.part import Part
 from trainers.pipeline.settings import Batches, Settings
 from trainers.pipeline.ties import share_ties
@@ -119,6 +121,7 @@ class Rank:
             num_members=settings.replicas if settings.shard_optimizer else 1,
         )
         self.chunks = self.part.chunks
+        self._members = Members(self.part, replica, settings.replicas, collective, f"stage {stage}")
         self._boundaries: list[dict[tuple[int, bool], Boundary]] = [{} for _ in self.chunks]
         self.spans: list[Span] = []
         self._lists: dict[int, list[Action]] = {}
@@ -152,6 +155,7 @@ class Rank:
         """
         settings = self.settings
         self.update.begin()
+        self._members.begin()
         random = torch.get_rng_state()
         sent_before = self._transport.sent_bytes
         batches = self._batches.of_step(number)
@@ -175,12 +179,14 @@ class Rank:
             while not run.done:
                 while not run.ready():
                     yield None
-                run.step()
+                final = run.finishes if index == len(batches) - 1 else None
+                with nullcontext() if final is None else self._members.final(final):
+                    run.step()
             loss += sum(float(run.losses[m]) for m in sorted(run.losses))
             self.spans += run.spans
         torch.set_rng_state(random)
         group = f"stage {self.stage}"
-        yield from add_up(self.part, self.replica, settings.replicas, self._collective, group)
+        yield from self._members.finish()
         commit_ranges(self.chunks)
         yield from share_ties(self.part.ties, self.part.copies, self.stage, self._transport)
         self._transport.flush()
