@@ -1,12 +1,13 @@
 """Table 2 of the GPipe paper: throughput over stages K and micro-batches M, simulated from measured layers.
 
 Each layer of a transformer is measured forward and backward on one thread, for each size of micro-batch; stages are cut
-by these times (`balance`), and GPipe's schedule is run on paper (`simulate`) with recomputation, as in the paper, and
-without. Transfers are free unless a bandwidth is given; so is the update, and cores are not shared: these figures are
-SIMULATED, they say what the schedule and the cut allow. K = 2 is also measured, in two processes of one thread each.
+by these times (`balance`), and a schedule is run on paper (`simulate`), with recomputation, as in the paper, and not:
+GPipe's, and `zero-bubble-v`, which the paper did not have, with half of a backward for the weights. Transfers are free
+unless a bandwidth is given; so is the update, and cores are not shared: these figures are SIMULATED, they say what the
+schedule and the cut allow. K = 2 is also measured, in two processes of one thread each.
 
-Throughput is that of K = 2, M = 1 times the figure. `ideal` is KM/(M+K-1) over its value there. The paper's own M = 4
-exceeds it for K = 4 and 8, since its batches were made larger where memory allowed.
+Throughput is that of GPipe with K = 2, M = 1 times the figure. `ideal` is KM/(M+K-1) over its value there. The paper's
+own M = 4 exceeds it for K = 4 and 8, since its batches were made larger where memory allowed.
 
 Source: Huang et al. 2019 (arXiv:1811.06965), Table 2, Transformer-48 on TPUs.
 
@@ -24,7 +25,7 @@ import torch
 
 from benchmarks.pipeline_sides import STAGES, Ours, spread
 from benchmarks.workloads import TRANSFORMER, Deep, in_processes
-from strategies.pipeline import Costs, balance, schedule, simulate
+from strategies.pipeline import Costs, balance, chunks_of, schedule, simulate, splits_backward
 from trainers import models
 from trainers.pipeline.costs import LayerCost, measure
 from trainers.pipeline.settings import Settings
@@ -36,6 +37,7 @@ PAPER = {
 }  # fmt: skip
 COUNTS, STAGE_COUNTS = (1, 4, 32), (2, 4, 8)
 MODES = ("always", "never")
+SCHEDULES = ("gpipe", "zero-bubble-v")
 
 
 def measured_layers(deep: Deep, repeats: int) -> dict[int, list[LayerCost]]:
@@ -46,24 +48,28 @@ def measured_layers(deep: Deep, repeats: int) -> dict[int, list[LayerCost]]:
     return {count: measure(model, data, size=deep.batch // count, **common) for count in COUNTS}
 
 
-def cut(costs: Sequence[LayerCost], stages: int, mode: str) -> tuple[int, ...]:
-    """Return the number of layers of each stage."""
+def cut(costs: Sequence[LayerCost], positions: int, mode: str) -> tuple[int, ...]:
+    """Return the number of layers of each position."""
     again = mode == "always"
-    return tuple(balance([(1 + again) * cost.forward_s + cost.backward_s for cost in costs], stages))
+    return tuple(balance([(1 + again) * cost.forward_s + cost.backward_s for cost in costs], positions))
 
 
-def simulated_s(costs: Sequence[LayerCost], stages: int, microbatches: int, mode: str, bandwidth: float) -> float:
+def simulated_s(
+    costs: Sequence[LayerCost], name: str, stages: int, microbatches: int, mode: str, bandwidth: float
+) -> float:
     """Return the seconds of a step on paper."""
     own, start = list[Sequence[LayerCost]](), 0
-    for count in cut(costs, stages, mode):
+    chunks, split = chunks_of(name, 2), splits_backward(name)
+    for count in cut(costs, stages * chunks, mode):
         own.append(costs[start : start + count])
         start += count
     forward_s = [sum(cost.forward_s for cost in part) for part in own]
     found = simulate(
-        schedule("gpipe", stages, microbatches),
+        schedule(name, stages, microbatches, chunks),
         Costs(
             forward_s=forward_s,
-            backward_s=[sum(cost.backward_s for cost in part) for part in own],
+            backward_s=[sum(cost.backward_s for cost in part) / (1 + split) for part in own],
+            weight_s=[sum(cost.backward_s for cost in part) / 2 for part in own] if split else (),
             transfer_s=[part[0].input_bytes / bandwidth for part in own[1:]],
             recompute_s=forward_s if mode == "always" else (),
         ),
@@ -72,26 +78,31 @@ def simulated_s(costs: Sequence[LayerCost], stages: int, microbatches: int, mode
 
 
 def run(
-    rank: int, send: Callable[[Any], None], deep: Deep, given: dict[int, Settings], segments: int, steps: int
+    rank: int,
+    send: Callable[[Any], None],
+    deep: Deep,
+    given: dict[tuple[str, int], Settings],
+    segments: int,
+    steps: int,
 ) -> None:
-    """Measure our GPipe for each number of micro-batches, by turns; rank 0 sends seconds by number."""
+    """Measure our schedules for each number of micro-batches, by turns; rank 0 sends seconds by both."""
     data = deep.dataset()
-    sides = {count: Ours(rank, settings, data) for count, settings in given.items()}
+    sides = {which: Ours(rank, settings, data) for which, settings in given.items()}
     for side in sides.values():
         side.seconds(1)
     for _ in range(segments):
-        seconds = {count: side.seconds(steps) for count, side in sides.items()}
+        seconds = {which: side.seconds(steps) for which, side in sides.items()}
         if rank == 0:
             send(seconds)
 
 
-def table(deep: Deep, simulated: dict[tuple[int, int], float], mode: str) -> Iterator[str]:
-    yield f"\nSIMULATED from measured layers, {deep}, recomputation: {mode}"
+def table(deep: Deep, simulated: dict[tuple[int, int], float], base_s: float, name: str, mode: str) -> Iterator[str]:
+    yield f"\nSIMULATED from measured layers, {deep}, {name}, recomputation: {mode}"
     yield f"  {'':<8}" + "".join(f"{f'K = {stages}: here':>15}{'paper':>7}{'ideal':>7}" for stages in STAGE_COUNTS)
     for count in COUNTS:
         line = f"  M = {count:<4}"
         for stages in STAGE_COUNTS:
-            throughput = simulated[1, 2] / simulated[count, stages]
+            throughput = base_s / simulated[count, stages]
             ideal = stages * count / (count + stages - 1)
             line += f"{throughput:>15.2f}{PAPER[count, stages]:>7.2f}{ideal:>7.2f}"
         yield line
@@ -114,25 +125,29 @@ def main() -> None:
     whole = {count: count * sum(cost.forward_s + cost.backward_s for cost in found) for count, found in costs.items()}
     print("seconds of a batch in one process: " + ", ".join(f"{s:.3f} at M = {count}" for count, s in whole.items()))
     for mode in MODES:
-        found = {
-            (count, stages): simulated_s(costs[count], stages, count, mode, arguments.bandwidth)
-            for count in COUNTS
-            for stages in STAGE_COUNTS
-        }
-        print("\n".join(table(deep, found, mode)), flush=True)
+        base_s = simulated_s(costs[1], "gpipe", 2, 1, mode, arguments.bandwidth)
+        for name in SCHEDULES:
+            found = {
+                (count, stages): simulated_s(costs[count], name, stages, count, mode, arguments.bandwidth)
+                for count in COUNTS
+                for stages in STAGE_COUNTS
+            }
+            print("\n".join(table(deep, found, base_s, name, mode)), flush=True)
     if arguments.no_measured:
         return
     for mode in MODES:
-        given = {
-            count: deep.settings(STAGES, "gpipe", count, layers=cut(costs[count], STAGES, mode), recompute=(mode,) * 2)
-            for count in COUNTS
-        }
+        given = {}
+        for name in SCHEDULES:
+            for count in COUNTS:
+                layers = cut(costs[count], STAGES * chunks_of(name, 2), mode)
+                given[name, count] = deep.settings(STAGES, name, count, layers=layers, recompute=(mode,) * 2)
         rows = list(in_processes(run, STAGES, deep, given, arguments.segments, arguments.steps))
         print(f"\nmeasured, K = {STAGES}, recomputation: {mode}, {len(rows)} segments")
-        for count in COUNTS:
-            seconds = statistics.median(row[count] for row in rows)
-            ratio = spread([row[1] / row[count] for row in rows])
-            print(f"  M = {count:<4}{seconds:>9.4f} s / step  throughput {ratio}   paper {PAPER[count, STAGES]:.2f}")
+        for name, count in given:
+            seconds = statistics.median(row[name, count] for row in rows)
+            ratio = spread([row["gpipe", 1] / row[name, count] for row in rows])
+            of_paper = f"   paper {PAPER[count, STAGES]:.2f}" if name == "gpipe" else ""
+            print(f"  {name:<14} M = {count:<4}{seconds:>9.4f} s / step  throughput {ratio}{of_paper}")
 
 
 if __name__ == "__main__":
