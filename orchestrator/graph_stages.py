@@ -239,12 +239,13 @@ def _chunks(data: GraphData, cut: Layout) -> Chunks:
 def _bytes(size: int, layers: tuple[int, ...], cut: Layout, chunks: Chunks, costs: list[GraphLayerCost]) -> Epoch:
     ends = [sum(layers[: stage + 1]) - 1 for stage in range(len(layers) - 1)]
     widths = [sum(costs[end].output_widths) for end in ends]
+    returned = [sum(costs[end].returned_widths) for end in ends]
     sites = [site for cost in costs for site in cost.sites]
     ahead, back = sum(chunks.halo_forward), sum(chunks.halo_backward)
     to, fro = [width for width, _ in sites], [width for width, returns in sites if returns == "read by"]
     read = [width for width, returns in sites if returns == "read"]
     return Epoch(
-        boundary=pipeline_bytes(widths, widths, cut.num_vertices, size),
+        boundary=pipeline_bytes(widths, returned, cut.num_vertices, size),
         exchange=exchange_bytes(ahead, back, to, fro, size) + exchange_bytes(0, ahead, [], read, size),
         weights=ring_bytes(sum(cost.num_parameters for cost in costs), cut.ways, size),
         replicas=ahead / cut.num_vertices,

@@ -297,10 +297,9 @@ writes_input, writes_constant, writes_aggregate = (
     ("name", "recompute"), [("writes_input", False), ("writes_constant", False), ("writes_aggregate", True)]
 )
 def test_a_layer_that_changes_in_place_what_is_handed_out_again_is_told(name: str, recompute: bool) -> None:
-    pipeline = InlineGraphPipeline(
-        settings({"target": f"{__name__}:{name}"}, slots=2, recompute=recompute), undirected()
-    )
+    given = settings({"target": f"{__name__}:{name}"}, slots=2, recompute=recompute)
     with pytest.raises(LayerFailed, match="changed in place"):
+        pipeline = InlineGraphPipeline(given, undirected())
         for epoch in (1, 2):
             pipeline.epoch(epoch)
 

@@ -54,7 +54,7 @@ def test_two_ranks_train_evaluate_and_write_what_one_process_computes(tmp_path: 
     cases = [Case(given._replace(stage=3), checkpoint_every=2), Case(rounded), Case(low)]
     told, in_8_bits, in_bf16 = gangs.run(tmp_path, cases)
     assert differ(losses(in_8_bits), plain(rounded, steps=4)[0]) < DECIMALS
-    assert differ(losses(in_bf16), plain(low, steps=4)[0]) < DECIMALS
+    assert differ(losses(in_bf16), plain(low, steps=4)[0]) < 5e-4  # gradients are added in another order, in bf16
     expected, inline = plain(given, steps=4)
     assert sorted(losses(told)) == [1, 2, 3, 4] and differ(losses(told), expected) < DECIMALS
     evaluations = {one["step"]: one["values"]["test/loss"] for one in told[0] if one["kind"] == "evaluation"}

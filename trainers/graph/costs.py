@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from strategies.graph.layout import layout
 from strategies.graph.structure import Graph
@@ -27,6 +28,7 @@ from trainers.graph.exchange import Exchange
 from trainers.graph.reach import Reach
 from trainers.graph.settings import Settings
 from trainers.graph.tables import Returns
+from trainers.pipeline.boundaries import reached
 from trainers.pipeline.chunk import Carry, Run
 from trainers.pipeline.costs import Kept
 from trainers.pipeline.keeping import make_saver
@@ -42,6 +44,7 @@ class GraphLayerCost(NamedTuple):
         again_s: seconds of a second forward, which aggregates nothing anew; 0 where nothing is recomputed.
         activation_bytes: kept by autograd for backward, what layers before keep already left out.
         output_widths: values a vertex of each tensor that it hands on.
+        returned_widths: of those whose gradients come back.
         sites: width of each aggregation in it that rows travel for, and whose gradients travel back for it.
         num_parameters, parameter_bytes: of its trained numbers.
     """
@@ -52,6 +55,7 @@ class GraphLayerCost(NamedTuple):
     again_s: float
     activation_bytes: int
     output_widths: tuple[int, ...]
+    returned_widths: tuple[int, ...]
     sites: tuple[tuple[int, Returns], ...]
     num_parameters: int
     parameter_bytes: int
@@ -112,6 +116,7 @@ def measure(
                 gradients = chunk.backward(0, gradients)
                 best[place][1] = min(best[place][1], time.perf_counter() - began)
         sites = view.widths()
+        returned = _returned_widths(chunks, features)
     return [
         GraphLayerCost(
             f"{layer.name} ({type(layer.module).__name__})",
@@ -120,9 +125,33 @@ def measure(
             again,
             kept.num_bytes,
             width,
+            back,
             tuple(sites.get(layer.index, ())),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward, again), kept, width in zip(layers, best, counts, widths, strict=True)
+        for layer, (forward, backward, again), kept, width, back in zip(
+            layers, best, counts, widths, returned, strict=True
+        )
     ]
+
+
+def _returned_widths(chunks: Sequence[GraphChunk], features: Tensor) -> list[tuple[int, ...]]:
+    """Return the values a vertex of the gradients that come back for what each layer hands on.
+
+    As ranks agree on them (`pipeline.boundaries`): those tensors that autograd reaches from the model's output.
+    """
+    carry: Carry = {"0": features.new_zeros(2, features.shape[1])}
+    reaches: list[dict[str, frozenset[str]]] = []
+    widths: list[dict[str, int]] = []
+    for chunk in chunks:
+        leaves, returned = chunk.probe(carry, training=True, followed=[n for n, x in carry.items() if x.requires_grad])
+        reaches.append({name: reached(tensor, leaves) for name, tensor in returned.items()})
+        widths.append({name: tensor[0].numel() for name, tensor in returned.items() if tensor.requires_grad})
+        carry = {name: tensor.detach().requires_grad_(tensor.requires_grad) for name, tensor in returned.items()}
+    asked = frozenset(reaches[-1])
+    found: list[tuple[int, ...]] = []
+    for reach, width in zip(reversed(reaches), reversed(widths), strict=True):
+        found.insert(0, tuple(size for name, size in width.items() if name in asked))
+        asked = frozenset[str]().union(*(reach[name] for name in asked))
+    return found

@@ -71,7 +71,7 @@ class Agreement:
         else:
             carry, followed_in = self._receive()
         leaves, returned = chunk.probe(carry, training=training, followed=followed_in)
-        self._reached = {name: _reached(tensor, leaves) for name, tensor in returned.items()} if training else {}
+        self._reached = {name: reached(tensor, leaves) for name, tensor in returned.items()} if training else {}
         followed_out = frozenset(name for name, tensor in returned.items() if tensor.requires_grad)
         for name, tensor in returned.items():
             if tensor.dim() == 0 or len(tensor) != size:
@@ -133,7 +133,7 @@ class Agreement:
         self._transport.send(Key("D", position, self._number), detached, target)
 
 
-def _reached(output: Tensor, leaves: Mapping[str, Tensor]) -> frozenset[str]:
+def reached(output: Tensor, leaves: Mapping[str, Tensor]) -> frozenset[str]:
     """Return which of the leaves that are followed autograd would bring a gradient from an output."""
     names = {id(leaf): name for name, leaf in leaves.items() if leaf.requires_grad}
     if id(output) in names:

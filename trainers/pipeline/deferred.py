@@ -54,7 +54,14 @@ class Store:
             self._waiting.setdefault(self.microbatch, []).append(work)
 
     def add_product(self, parameter: Tensor, left: Tensor, right: Tensor) -> None:
-        """Add a product to a parameter's gradient, where the gradient of the step before was if this is the first."""
+        """Add a product to a parameter's gradient, where the gradient of the step before was if this is the first.
+
+        Only of large layers, and where nothing is kept in 8 bits: in these cases schedules that do not wait add so,
+        too, and every schedule has the same bits.
+        """
+        if self.keep is not None or _num_bytes(parameter) < LARGE_BYTES:
+            accumulate(parameter, left @ right)
+            return
         if parameter.grad is not None:
             parameter.grad.addmm_(left, right)
         else:
