@@ -93,6 +93,7 @@ def main() -> None:
     )
     if pytorch_ops.distributed.global_rank == 0:
         finish(task, network, pfl=pfl.__version__)
+    torch.distributed.barrier()  # a process that ends while the other still measures may abort
     torch.distributed.destroy_process_group()
 
 
