@@ -125,7 +125,7 @@ def _sum_in_a_process(rank: int, size: int, folder: str) -> None:
     collective = GroupCollective({"all": None}, torch.device("cpu"))
     for length in (0, 1, 7, 5000):
         parts = [torch.randn(length, generator=torch.Generator().manual_seed(each)) for each in range(size)]
-        pending = [collective.sum("all", part) for part in (parts[rank], parts[rank].view(1, -1))]
+        pending = [collective.sum("all", part) for part in (parts[rank].clone(), parts[rank].clone().view(1, -1))]
         want = parts[0]
         for part in parts[1:]:
             want = want + part

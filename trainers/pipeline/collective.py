@@ -26,7 +26,10 @@ class Pending(NamedTuple):
 
 class Collective(Protocol):
     def sum(self, group: str, tensor: Tensor) -> Pending:
-        """Begin to add up `tensor` over the group's ranks, which all begin the same sums in the same order."""
+        """Begin to add up `tensor` over the group's ranks, which all begin the same sums in the same order.
+
+        It is no longer the caller's: the sum may be written into it.
+        """
         ...
 
     def gather(self, group: str, tensor: Tensor, sizes: Sequence[int]) -> Pending:
