@@ -293,7 +293,10 @@ def test_what_cannot_be_batched_is_refused_with_the_reason() -> None:
     assert "mixes the examples" in refusal(mixing, plain, data_of(mixing, (5,)))
     chain = built("mlp", (5,))
     assert "adafactor" in refusal(chain, plain._replace(optimizer={"name": "adafactor"}), data_of(chain, (5,)))
-    before = modules.snapshot(fine := residual())
+    diverging = plain._replace(optimizer={"name": "sgd", "lr": 1e200, "momentum": 0.9})
+    fine = residual()
+    assert "diverged" in refusal(fine, diverging, data_of(fine, (5,)))
+    before = modules.snapshot(fine)
     assert refusal(fine, plain, data_of(fine, (5,))) == "" and refusal(chain, plain, data_of(chain, (5,))) == ""
     assert all(torch.equal(before[name], tensor) for name, tensor in modules.tensors(fine).items())
 

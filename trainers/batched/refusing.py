@@ -14,7 +14,7 @@ from trainers.batched.general import General
 from trainers.batched.orders import schedule
 from trainers.batched.stepper import ELEMENTWISE
 from trainers.data.base import Dataset, to_labels, to_tensor
-from trainers.local import LocalSettings, Task, loss_of, train
+from trainers.local import LocalSettings, NotFinite, Task, loss_of, train
 
 _TOLERANCE = 1e-3
 """Largest relative difference of the trial from the loop. Rounding leaves 1e-6, a wrong program much more."""
@@ -76,7 +76,10 @@ def _tried(model: nn.Module, settings: LocalSettings, dataset: Dataset) -> str:
         return "its buffers change in training"
     trees = group.multiply_out()
     for row, (task, (x, y)) in enumerate(zip(tasks, parts, strict=True)):
-        expected = train(copied, task, x, y, trial, run_seed=0).delta
+        try:
+            expected = train(copied, task, x, y, trial, run_seed=0).delta
+        except NotFinite as error:  # as the run will, which says of which client
+            return f"on a few examples, {error}"
         away = _length({name: trees[name][row] - tensor for name, tensor in expected.items()})
         if not away <= _TOLERANCE * _length(expected):
             return "it mixes the examples of a batch: batched, a client's update differs from the loop's"
