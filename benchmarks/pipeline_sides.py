@@ -149,9 +149,10 @@ class Single(Own):
 class Ceiling(Own):
     """Each process runs its stage's micro-batches on made-up boundaries, side by side with the other."""
 
-    def __init__(self, rank: int, settings: Settings, data: Dataset, forwards_first: bool) -> None:
+    def __init__(self, rank: int, settings: Settings, data: Dataset, name: str) -> None:
         super().__init__(settings, data, [rank])
-        self.forwards_first, self.microbatches = forwards_first, settings.microbatches
+        self.forwards_first, self.microbatches = name == "ceiling *", settings.microbatches
+        self.factor = 1.0 if name == "busy" else (self.microbatches + STAGES - 1) / self.microbatches
         self.is_first, self.is_last = rank == 0, rank == STAGES - 1
         x = self.inputs(1)
         if rank > 0:
@@ -188,7 +189,7 @@ class Ceiling(Own):
             self.optimizer.step()
         dist.barrier()
         updating = (time.perf_counter() - began) / steps
-        return computing * (self.microbatches + STAGES - 1) / self.microbatches + updating
+        return computing * self.factor + updating
 
 
 def build(rank: int, name: str, deep: Deep, microbatches: int, data: Dataset) -> Side:
@@ -203,7 +204,7 @@ def build(rank: int, name: str, deep: Deep, microbatches: int, data: Dataset) ->
     if kind == "torch":
         return Theirs(rank, schedule, deep, microbatches, data)
     settings = deep.settings(STAGES, "gpipe", microbatches)
-    return Single(rank, settings, data) if kind == "single" else Ceiling(rank, settings, data, schedule == "*")
+    return Single(rank, settings, data) if kind == "single" else Ceiling(rank, settings, data, name)
 
 
 def compare(rank: int, sides: Mapping[str, Side], single: Single) -> dict[str, float]:

@@ -9,6 +9,7 @@ flag over all ranks; theirs reads the loss on the last rank, and is told not to 
     ceiling     both processes run forward and backward of their own stage's micro-batches side by side and exchange
                 nothing; that time is multiplied by (M+K-1)/M, the time of an update added. No GPipe can be faster.
     ceiling *   the same, but all forwards before all backwards, as GPipe must: its larger memory costs time too
+    busy        the ceiling without its factor: no process ever waits. No schedule of any kind can be faster.
 
 Ratios are of throughput, ours over the other, so that more than 1 is faster: the median over segments, with the least
 and the most. Before anything is timed, all gradients are compared with those of the single process.
@@ -24,11 +25,13 @@ import argparse
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from benchmarks.pipeline_sides import OURS, STAGES, THEIRS, Side, Single, Theirs, build, compare, spread
 from benchmarks.workloads import MLP, TRANSFORMER, Deep, Plain, in_processes
+from strategies.pipeline import chunks_of, schedule, simulate, uniform
 from trainers import models, modules, wire
 from trainers.data.base import Dataset
 from trainers.pipeline import program
@@ -60,6 +63,16 @@ def measure(
                 send(("seconds", microbatches, seconds))
 
 
+def shortest(microbatches: int) -> float:
+    """Return the makespan of the shortest of our schedules over a stage's work, where F, B and W cost the same."""
+    lengths = []
+    for name in OURS:
+        chunks = chunks_of(name, 2)
+        costs = uniform(STAGES * chunks, *[Fraction(1, chunks)] * 3)
+        lengths.append(simulate(schedule(name, STAGES, microbatches, chunks), costs).makespan_s)
+    return float(min(lengths) / (3 * microbatches))
+
+
 def table(deep: Deep, microbatches: int, rows: list[dict[str, float]]) -> Iterator[str]:
     """Write what was measured for one number of micro-batches."""
     median = {name: statistics.median(row[name] for row in rows) for name in rows[0]}
@@ -73,6 +86,11 @@ def table(deep: Deep, microbatches: int, rows: list[dict[str, float]]) -> Iterat
         ours, theirs = (min(found, key=median.__getitem__) for found in best.values())
         ratio = spread([row[theirs] / row[ours] for row in rows])
         yield f"  best of ours ({ours[5:]}) over the best of theirs ({theirs[6:]}): {ratio}"
+        if "busy" in median:
+            most, least = [row[theirs] / row["busy"] for row in rows], shortest(microbatches)
+            yield f"  the most over the best of theirs, if no process ever waited: {spread(most)}"
+            most = [one / least for one in most]
+            yield f"  the most in the shortest of our schedules, {least:.3f} times as long: {spread(most)}"
 
 
 def speed(deep: Deep, names: list[str], arguments: argparse.Namespace) -> None:
@@ -199,7 +217,7 @@ def main() -> None:
     arguments = parser.parse_args()
     changes = {name: getattr(arguments, name) for name in ("layers", "width", "batch", "length")}
     deep = (MLP if arguments.model == "mlp" else TRANSFORMER)._replace(**{n: v for n, v in changes.items() if v})
-    names = [*(f"ours {n}" for n in OURS), *(f"torch {n}" for n in THEIRS), "single", "ceiling", "ceiling *"]
+    names = [*(f"ours {n}" for n in OURS), *(f"torch {n}" for n in THEIRS), "single", "ceiling", "ceiling *", "busy"]
     if arguments.tries:
         try_all(deep._replace(layers=4, width=32, batch=16, length=min(deep.length, 16)), arguments.microbatches)
     elif arguments.ray:
