@@ -6,8 +6,12 @@ the others craft what each victim hears. Baselines average, or aggregate robustl
 whole network` is plain decentralised learning, without a body that is trained before. The accuracy is that of honest
 peers' own models on all 10,000 test images, the mean over iterations 250 to 290.
 
-    python -m benchmarks.bristle [--attacks flip_shift ...] [--attackers 0 5 10 24] [--methods bristle ...] [--seeds 5]
-                                 [--source letters]
+A run is one line of `--out`, written when it is done, and is not repeated when it is found there; `--table` prints
+what there is and trains nothing. Bodies are trained once a seed and kept in `--root`, and so are the run directories;
+without it both go when the command ends. Seconds are processor time of a run, the median over seeds.
+
+    python -m benchmarks.bristle [--out FILE] [--root FOLDER] [--attacks "flip all" ...] [--attackers 0 5 10 24]
+                                 [--methods bristle ...] [--seeds 5] [--source letters] [--table]
 """
 
 from __future__ import annotations
@@ -16,13 +20,14 @@ import argparse
 import statistics
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
 import orchestrator
+from benchmarks import records
 from orchestrator.life import RunResult
 
 PEERS, ITERATIONS = 10, 300
@@ -90,39 +95,68 @@ def first_at(found: Mapping[int, float], wanted: float) -> int | None:
     return next((step for step, value in sorted(found.items()) if value >= wanted), None)
 
 
+def measured(root: Path, settings: dict[str, Any], attackers: int) -> dict[str, Any]:
+    """Run it; return accuracy, first iterations at `WANTED`, megabytes that a peer sent, and seconds of this process.
+
+    The accuracy is the mean over iterations 250 to 290.
+    """
+    began = time.process_time()
+    result = orchestrator.run(settings, root=root, quiet=True)
+    found = accuracies(result)
+    return {
+        "accuracy": statistics.mean(found[step] for step in range(250, 300, 10)),
+        "first": [first_at(found, wanted) for wanted in WANTED],
+        "sent": result.metrics["comm/uplink_bytes"] * ITERATIONS / (PEERS + attackers) / 1e6,
+        "seconds": time.process_time() - began,
+    }
+
+
+def one(
+    arguments: argparse.Namespace, root: Path, attack: str, attackers: int, method: str, seed: int
+) -> records.Record | None:
+    """Return a run: found, or made unless only the table is asked for."""
+    label = attack if attackers else "none"
+    key = {"attack": label, "attackers": attackers, "method": method, "seed": seed, "source": arguments.source}
+    if arguments.table:
+        return records.found(arguments.out, key)
+    settings = config(method, attack, attackers, seed, arguments.source)
+    return records.once(arguments.out, key, lambda: measured(root, settings, attackers))
+
+
+def line(runs: Sequence[records.Record]) -> str:
+    """Return a row: what seeds of one attack and method came to."""
+    first, late = runs[0], [run["accuracy"] for run in runs]
+    reached = ", ".join(_median([run["first"][place] for run in runs]) for place in range(len(WANTED)))
+    spread = f"{statistics.mean(late):.3f} ({min(late):.3f} to {max(late):.3f})"
+    took = statistics.median(run["seconds"] for run in runs)
+    which = f"{first['attack']} | {first['attackers']} | {first['method']} | {len(runs)}"
+    return f"| {which} | {spread} | {reached} | {first['sent']:.1f} | {took:.0f} |"
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="results, a line of JSON each")
+    parser.add_argument("--root", type=Path, help="where bodies and runs are kept")
     parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=["flip all"])
     parser.add_argument("--attackers", nargs="+", type=int, default=[0, 5, 10, 24])
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--source", default="letters", help="the data that the body is trained on")
+    parser.add_argument("--table", action="store_true", help="print what there is in --out and train nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(
-        "| attack | attackers | method | accuracy (least to most) | iterations to 80 %, 85 % | MB sent by a peer | s |"
-    )
-    print("|---|---|---|---|---|---|---|")
+    columns = f"iterations to {', '.join(f'{100 * wanted:.0f}' for wanted in WANTED)} % | MB sent by a peer | s |"
+    print(f"| attack | attackers | method | seeds | accuracy (least to most) | {columns}")
+    print("|---|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
+        root = arguments.root or Path(folder)
         for attack in arguments.attacks:
             for attackers in arguments.attackers:
                 for method in arguments.methods:
-                    began, late, times, sent = time.monotonic(), [], [], 0.0
-                    for seed in range(arguments.seeds):
-                        settings = config(method, attack, attackers, seed, arguments.source)
-                        result = orchestrator.run(settings, root=Path(folder), quiet=True)
-                        found = accuracies(result)
-                        late.append(statistics.mean(found[step] for step in range(250, 300, 10)))
-                        times.append([first_at(found, wanted) for wanted in WANTED])
-                        sent = result.metrics["comm/uplink_bytes"] * ITERATIONS / (PEERS + attackers) / 1e6
-                    reached = ", ".join(_median([one[place] for one in times]) for place in range(len(WANTED)))
-                    took = (time.monotonic() - began) / arguments.seeds
-                    spread = f"{statistics.mean(late):.3f} ({min(late):.3f} to {max(late):.3f})"
-                    label = "none" if not attackers else attack
-                    print(
-                        f"| {label} | {attackers} | {method} | {spread} | {reached} | {sent:.1f} | {took:.0f} |",
-                        flush=True,
-                    )
+                    made = (one(arguments, root, attack, attackers, method, seed) for seed in range(arguments.seeds))
+                    runs = [run for run in made if run]
+                    if runs:
+                        print(line(runs), flush=True)
 
 
 def _median(steps: list[int | None]) -> str:

@@ -7,8 +7,11 @@ the aggregator. As there, the accuracy of a run is its best over the evaluations
 the least over the attacks; the last one is printed, too. The published values are read off the heat maps that ByzFL
 ships, the mean of three seeds.
 
-    python -m benchmarks.byzfl_rows [--aggregators trimmed_mean geometric_median] [--rows 1.0:4 0.33:1 ...]
-                                    [--steps 800] [--seed 0] [--workers 0]
+A run is one line of `--out`, written when it is done, and is not repeated when it is found there; `--table` prints the
+rows of which all attacks are there, and trains nothing. Minutes are processor time of this process.
+
+    python -m benchmarks.byzfl_rows [--out FILE] [--aggregators trimmed_mean geometric_median] [--rows 1.0:4 all ...]
+                                    [--attacks sign_flip ...] [--steps 800] [--seed 0] [--workers 0] [--table]
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +27,7 @@ import torch
 from torch import nn
 
 import orchestrator
+from benchmarks import records
 
 HONEST = 10
 ATTACKS = ("sign_flip", "optimal_inner_product_manipulation", "optimal_little_is_enough")
@@ -37,6 +42,7 @@ PUBLISHED: dict[str, dict[float, tuple[float, float, float, float]]] = {
     },
 }  # fmt: skip
 """Worst accuracy by aggregator and gamma, for f of 1 to 4."""
+ALL = tuple(f"{gamma}:{f}" for gamma in PUBLISHED["trimmed_mean"] for f in range(1, 5))
 ROWS = ("0.33:1", "0.0:1", "0.66:2", "0.33:3", "1.0:4")
 
 
@@ -68,38 +74,68 @@ def config(arguments: argparse.Namespace, aggregator: str, gamma: float, f: int,
     }
 
 
-def accuracies(root: Path, settings: dict[str, Any]) -> tuple[float, float]:
-    """Run it; return the best and the last test accuracy."""
+def measured(root: Path, settings: dict[str, Any]) -> dict[str, float]:
+    """Run it; return the best and the last test accuracy, and seconds of this process."""
+    began = time.process_time()
     result = orchestrator.run(settings, root=root, quiet=True)
     rows = result.history().to_pylist()
     found = [row["value"] for row in rows if (row["scope"], row["name"]) == ("test", "accuracy")]
-    return max(found), found[-1]
+    return {"best": max(found), "last": found[-1], "seconds": time.process_time() - began}
+
+
+def cells(arguments: argparse.Namespace) -> Iterator[tuple[str, float, int]]:
+    """Yield aggregator, gamma and f of the rows asked for."""
+    named = ALL if "all" in arguments.rows else arguments.rows
+    for aggregator in arguments.aggregators:
+        for row in named:
+            gamma, f = row.split(":")
+            yield aggregator, float(gamma), int(f)
+
+
+def key(arguments: argparse.Namespace, aggregator: str, gamma: float, f: int, attack: str) -> dict[str, Any]:
+    """Return what tells runs apart."""
+    which = {"aggregator": aggregator, "gamma": gamma, "f": f, "attack": attack}
+    return {**which, "seed": arguments.seed, "steps": arguments.steps}
+
+
+def one(
+    arguments: argparse.Namespace, folder: Path, aggregator: str, gamma: float, f: int, attack: str
+) -> records.Record | None:
+    """Return a run: found, or made where that is asked for."""
+    wanted = key(arguments, aggregator, gamma, f, attack)
+    if arguments.table or attack not in arguments.attacks:
+        return records.found(arguments.out, wanted)
+    settings = config(arguments, aggregator, gamma, f, attack)
+    return records.once(arguments.out, wanted, lambda: measured(folder, settings))
+
+
+def line(aggregator: str, gamma: float, f: int, runs: Sequence[records.Record]) -> str:
+    """Return a row's line: the worst over its attacks."""
+    best, last = min(run["best"] for run in runs), min(run["last"] for run in runs)
+    minutes = sum(run["seconds"] for run in runs) / 60
+    published = PUBLISHED[aggregator][gamma][f - 1]
+    return f"| {aggregator} | {gamma:g} | {f} | {best:.3f} | {last:.3f} | {published:.2f} | {minutes:.1f} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--out", type=Path, help="results, a line of JSON each")
     parser.add_argument("--aggregators", nargs="+", choices=PUBLISHED, default=["trimmed_mean", "geometric_median"])
-    parser.add_argument("--rows", nargs="+", default=ROWS, help="gamma:f")
+    parser.add_argument("--rows", nargs="+", choices=("all", *ALL), default=ROWS, help="gamma:f")
+    parser.add_argument("--attacks", nargs="+", choices=ATTACKS, default=ATTACKS)
     parser.add_argument("--steps", type=int, default=800)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--workers", type=int, default=0)
+    parser.add_argument("--table", action="store_true", help="print what there is in --out and train nothing")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     print("| aggregator | gamma | f | worst of three attacks | worst last | ByzFL | minutes |")
     print("|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
-        for aggregator in arguments.aggregators:
-            for row in arguments.rows:
-                gamma, f = float(row.split(":")[0]), int(row.split(":")[1])
-                began = time.monotonic()
-                found = [accuracies(Path(folder), config(arguments, aggregator, gamma, f, one)) for one in ATTACKS]
-                best, last = min(best for best, _ in found), min(last for _, last in found)
-                published = PUBLISHED[aggregator][gamma][f - 1]
-                took = (time.monotonic() - began) / 60
-                print(
-                    f"| {aggregator} | {gamma:g} | {f} | {best:.3f} | {last:.3f} | {published:.2f} | {took:.1f} |",
-                    flush=True,
-                )
+        for cell in cells(arguments):
+            runs = [run for run in (one(arguments, Path(folder), *cell, attack) for attack in ATTACKS) if run]
+            if len(runs) == len(ATTACKS):
+                print(line(*cell, runs), flush=True)
 
 
 if __name__ == "__main__":

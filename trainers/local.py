@@ -10,7 +10,7 @@ gradients are those of its modules' own losses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -126,6 +126,28 @@ def batches(
             yield order[start : start + size]
 
 
+def drawn(num_examples: int, settings: LocalSettings, task: Task, run_seed: int) -> Iterator[Tensor]:
+    """Return the batches that `train` goes through."""
+    return batches(num_examples, settings, generator(run_seed, "batches", *task.seed_indices), task.num_steps)
+
+
+def needed(
+    rows: np.ndarray, settings: LocalSettings, task: Task, run_seed: int
+) -> tuple[np.ndarray, Sequence[Tensor] | None]:
+    """Return those of a client's examples that its steps see, and what is to be `chosen` of them in `train`.
+
+    A few steps of a client with many examples see few of them, and only those are to be read and made tensors. Where
+    steps go round all of them, these are all, and `train` draws for itself.
+    """
+    num = len(rows)
+    num_steps = settings.num_steps(num) if task.num_steps is None else task.num_steps
+    if num_steps < 1 or num_steps * (settings.batch_size or num) >= num:
+        return rows, None
+    steps = list(drawn(num, settings, task, run_seed))
+    seen = torch.cat(steps)
+    return rows[seen.numpy()], torch.arange(len(seen)).split([len(step) for step in steps])
+
+
 @torch.enable_grad()  # whoever asks may be folding, which records no gradients
 def train(
     model: nn.Module,
@@ -136,6 +158,7 @@ def train(
     *,
     run_seed: int,
     optimizer: Mapping[str, Tensor] = MappingProxyType({}),
+    chosen: Iterable[Tensor] | None = None,
 ) -> Trained:
     """Train `model` from `task.start` on one client's examples and return the change.
 
@@ -145,6 +168,7 @@ def train(
     Args:
         x: the client's inputs [n, ...]. y: its targets [n] or [n, T].
         optimizer: what `Trained.optimizer` was, to go on with; a client of a server begins anew each time.
+        chosen: the rows of `x` of each step, where they have been drawn before; `None` draws them.
 
     Raises:
         NotFinite: when the loss or the change holds NaN or infinity.
@@ -162,17 +186,16 @@ def train(
     parameters, learning = list(named.values()), local_rule.of(model)
     losses, counts = [], []
     with _seeded(x.device, integer(run_seed, "client", *task.seed_indices)), _counters_kept(model):
-        rng = generator(run_seed, "batches", *task.seed_indices)
-        for chosen in batches(len(x), settings, rng, task.num_steps):
+        for rows in drawn(len(x), settings, task, run_seed) if chosen is None else chosen:
             if learning is None:
-                loss = loss_of(model(x[chosen]), y[chosen])
+                loss = loss_of(model(x[rows]), y[rows])
                 gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
             else:
                 seed = integer(run_seed, "local rule", *task.seed_indices, len(counts))
-                loss, gradients = learning.gradients(x[chosen], y[chosen], seed, parameters)
+                loss, gradients = learning.gradients(x[rows], y[rows], seed, parameters)
             step(gradients)
             losses.append(loss.detach())
-            counts.append(len(chosen))
+            counts.append(len(rows))
     weights = torch.tensor(counts, dtype=torch.float64, device=x.device)
     mean = float(torch.stack(losses).double() @ weights) / sum(counts)
     own = modules.tensors(model)

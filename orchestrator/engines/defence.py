@@ -7,6 +7,7 @@ is what the server would receive: it passes no codec, and the bytes counted for 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,6 +22,7 @@ from strategies.base import Fold, State, Tree
 from strategies.federated.stacking import Stack
 from strategies.partition import Drawn, Partition
 from strategies.robust import Context, Robust, robust
+from strategies.robust.line import moved_by
 from strategies.seeds import generator, integer
 from trainers.data.base import Dataset
 
@@ -80,21 +82,23 @@ class Defence(NamedTuple):
         if not others:
             raise ValueError("nobody but the server contributed")
         every = stack.rows()
-        honest_or_not = Rows(every[others], stack.weights[others], self._dishonest([stack.clients[p] for p in others]))
+        dishonest = self._dishonest([stack.clients[p] for p in others])
+        given = Rows(every[others] if trusted else every, stack.weights[others], dishonest)
         context = Context(
             self.num_byzantine,
             center=state.get(AGGREGATE, {}).get("vector"),
             root=every[trusted[0]] if trusted else None,
             seed=integer(self.seed, "aggregator", step),
         )
-        seen, memory = self._attacked(honest_or_not, context, state.get(ATTACK, {}), step)
+        honest = _rows_of(given.rows, ~dishonest)
+        seen, memory = self._attacked(given, honest, context, state.get(ATTACK, {}), step)
         combined = self.robust.combine(seen.rows, context._replace(weights=seen.weights.to(seen.rows)))
         figures = {
             "robust/num_attackers": float(seen.dishonest.sum()),
             "robust/num_rejected": float(combined.num_rejected),
         }
-        if not seen.dishonest.all():
-            mean = seen.rows[~seen.dishonest].mean(0)
+        if len(honest):
+            mean = honest.mean(0)
             figures["robust/deviation"] = float((combined.vector - mean).norm() / mean.norm().clamp(min=1e-30))
         after = {AGGREGATE: {"vector": combined.vector}, **({ATTACK: dict(memory)} if memory else {})}
         fold = stack._replace(weights=seen.weights).fold(combined.vector, len(seen.rows))
@@ -104,13 +108,13 @@ class Defence(NamedTuple):
         among = set(self.adversary.among) if self.adversary is not None else set()
         return torch.tensor([client in among or client >= self.num_clients for client in clients])
 
-    def _attacked(self, given: Rows, context: Context, memory: Tree, step: int) -> tuple[Rows, Tree]:
+    def _attacked(self, given: Rows, honest: Tensor, context: Context, memory: Tree, step: int) -> tuple[Rows, Tree]:
         """Put crafted vectors in the attackers' places, and those of attackers that join after all others."""
         adversary = self.adversary
         if adversary is None or adversary.attack is None or step + 1 < adversary.begins:
             return given, memory
         num_among, joining = int(given.dishonest.sum()), adversary.num_joining
-        seen = given.rows[~given.dishonest]
+        seen = honest
         if not adversary.omniscient or not len(seen):
             seen = given.rows[given.dishonest]
         if not num_among + joining or not len(seen):
@@ -121,16 +125,24 @@ class Defence(NamedTuple):
             seed=integer(self.seed, "attack", step),
             previous=context.center,
             num_total=len(given.rows) + joining,
+            moved_by=partial(moved_by, self.robust, context),
         )
         memory = adversary.attack.watch(memory, seen, knowledge)
         crafted = adversary.attack.apply(seen, knowledge._replace(memory=memory))
-        rows = given.rows.clone()
-        rows[given.dishonest] = crafted[:num_among]
+        rows = given.rows
+        if num_among:
+            rows = rows.clone()
+            rows[given.dishonest] = crafted[:num_among]
         return Rows(
             torch.cat([rows, crafted[num_among:]]),
             torch.cat([given.weights, given.weights.mean().repeat(joining)]),
             torch.cat([given.dishonest, torch.ones(joining, dtype=torch.bool)]),
         ), memory
+
+
+def _rows_of(rows: Tensor, wanted: Tensor) -> Tensor:
+    """Return some rows, [k, d]: what was given where it is all of them."""
+    return rows if wanted.all() else rows[wanted]
 
 
 class Guard(NamedTuple):

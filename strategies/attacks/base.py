@@ -29,6 +29,9 @@ Examples = tuple[NDArray[Any], NDArray[Any]]
 """Inputs [n, ...] and labels int64 [n]."""
 
 
+MovedBy = Callable[[Tensor, Tensor, Tensor, int], Callable[[float], float | None] | None]
+
+
 class Knowledge(NamedTuple):
     """What attackers know beside the vectors.
 
@@ -40,6 +43,9 @@ class Knowledge(NamedTuple):
         previous: [d], the last aggregate as a change, for free riders; None: no round has ended yet.
         num_total: n, all who send, attackers included; None: h + f, which is right for the omniscient.
         memory: what `Attack.watch` remembered of earlier rounds.
+        moved_by: `(honest, base, along, f) -> (t -> how far copies of base + t along move the defence's result from the
+            honest mean)`: a quicker way to know it, where the defence has one; what gives None is to be asked of
+            `aggregate`.
     """
 
     num_byzantine: int
@@ -49,6 +55,7 @@ class Knowledge(NamedTuple):
     previous: Tensor | None = None
     num_total: int | None = None
     memory: Tree = MappingProxyType({})
+    moved_by: MovedBy | None = None
 
 
 def _nothing(memory: Tree, honest: Tensor, knowledge: Knowledge) -> Tree:

@@ -5,7 +5,9 @@ Gupta, Pinot, Stephan, "Fixing by Mixing", AISTATS 2023 (the attacks of their ex
 distance of the aggregate of honest and attacking vectors from the mean of the honest ones; where the defence returns
 NaN, a factor is no improvement.
 Knowledge: all honest vectors and the defence, with its pre-aggregation and its state.
-Deviation: the defence is one function; ByzFL's arguments for a list of pre-aggregators and their f go with it.
+Deviation: the defence is one function; ByzFL's arguments for a list of pre-aggregators and their f go with it. Where
+the defence knows a quicker way to a factor's harm (`Knowledge.moved_by`), that is taken. It rounds otherwise, so among
+factors that do the same harm, as all large ones do where vectors are clipped, it may find another.
 """
 
 from __future__ import annotations
@@ -16,7 +18,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from strategies.attacks.base import check, copies, origin
+from strategies.attacks.base import MovedBy, check, copies, origin
 from strategies.attacks.moments import spread
 
 Aggregate = Callable[[Tensor], Tensor]
@@ -40,6 +42,7 @@ def optimal_little_is_enough(
     ratio: float = 0.8,
     *,
     aggregate: Aggregate | None = None,
+    moved_by: MovedBy | None = None,
 ) -> Tensor:
     """Return `mean + z * standard deviation` with the most harmful z that `search` finds.
 
@@ -48,7 +51,7 @@ def optimal_little_is_enough(
     """
     check(honest, num_byzantine)
     line = LineSearch(num_evaluations, start, step, ratio)
-    return _most_harmful(honest, num_byzantine, honest.mean(0), spread(honest), aggregate, line)
+    return _most_harmful(honest, num_byzantine, honest.mean(0), spread(honest), aggregate, moved_by, line)
 
 
 def optimal_inner_product_manipulation(
@@ -60,13 +63,14 @@ def optimal_inner_product_manipulation(
     ratio: float = 0.8,
     *,
     aggregate: Aggregate | None = None,
+    moved_by: MovedBy | None = None,
     received: Tensor | None = None,
 ) -> Tensor:
     """Return `received - tau * (mean - received)` with the most harmful tau that `search` finds; raises as above."""
     check(honest, num_byzantine)
     base = origin(honest, received)
     line = LineSearch(num_evaluations, start, step, ratio)
-    return _most_harmful(honest, num_byzantine, base, base - honest.mean(0), aggregate, line)
+    return _most_harmful(honest, num_byzantine, base, base - honest.mean(0), aggregate, moved_by, line)
 
 
 def search(harm: Callable[[float], float], line: LineSearch) -> float:
@@ -89,7 +93,13 @@ def search(harm: Callable[[float], float], line: LineSearch) -> float:
 
 
 def _most_harmful(
-    honest: Tensor, num_byzantine: int, base: Tensor, along: Tensor, aggregate: Aggregate | None, line: LineSearch
+    honest: Tensor,
+    num_byzantine: int,
+    base: Tensor,
+    along: Tensor,
+    aggregate: Aggregate | None,
+    moved_by: MovedBy | None,
+    line: LineSearch,
 ) -> Tensor:
     if line.num_evaluations < 1 or not (line.step > 0 or line.step < 0) or not 0.5 < line.ratio < 1:
         raise ValueError(
@@ -103,7 +113,12 @@ def _most_harmful(
     defence, mean = aggregate, honest.mean(0)
     together = torch.cat([honest, copies(base, num_byzantine)])
 
+    quick = moved_by(honest, base, along, num_byzantine) if moved_by is not None else None
+
     def harm(factor: float) -> float:
+        found = quick(factor) if quick is not None else None
+        if found is not None:
+            return found
         together[honest.shape[0] :] = base + factor * along
         return float(torch.linalg.vector_norm(defence(together) - mean))
 

@@ -43,6 +43,13 @@ Check = Callable[[int, int], None]
 """`(n, f)`, raising ValueError when n vectors are too few for f Byzantine ones."""
 
 
+Weights = Callable[[Tensor, Context], Tensor]
+"""`(inner products [n, n], context) -> [n]` of an aggregator, `[m, n]` of a pre-aggregator; all float64 on the CPU."""
+
+Kept = Callable[[int, int], tuple[int, int]]
+"""`(n, f) -> (low, high)`: of each coordinate's n numbers, ascending, those that are averaged are `low:high`."""
+
+
 class Aggregator(NamedTuple):
     """A rule as the registry knows it.
 
@@ -52,6 +59,8 @@ class Aggregator(NamedTuple):
         check: `(n, f)`, raising ValueError that names both and the bound.
         stateful: whether it wants its previous result as `context.center`.
         needs_root, needs_own: whether `context.root` must be there; whether `context.own` should.
+        weights: the rule as weights of its rows, where inner products alone tell them; see `line`.
+        kept: the rule as the mean of some order statistics of each coordinate; see `line`.
     """
 
     name: str
@@ -60,6 +69,8 @@ class Aggregator(NamedTuple):
     stateful: bool = False
     needs_root: bool = False
     needs_own: bool = False
+    weights: Weights | None = None
+    kept: Kept | None = None
 
 
 def same_number(num_vectors: int) -> int:
@@ -75,12 +86,14 @@ class PreAggregator(NamedTuple):
         apply: `(updates [n, d], context) -> [m, d]`.
         check: as an aggregator's.
         num_after: n -> m. Up to f rows of the result may be anything, as before.
+        weights: the rule as a matrix that its rows are multiplied by, where inner products alone tell it; see `line`.
     """
 
     name: str
     apply: Callable[[Tensor, Context], Tensor]
     check: Check
     num_after: Callable[[int], int] = same_number
+    weights: Weights | None = None
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ the caller's array; this does not.
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from strategies.robust.base import Bound, Context, PreAggregator, positive
@@ -27,4 +28,7 @@ def build(radius: float = 2.0) -> PreAggregator:
     def apply(updates: Tensor, context: Context) -> Tensor:
         return clipping(updates, radius)
 
-    return PreAggregator("clipping", apply, Bound("clipping", 0, 1))
+    def weights(products: Tensor, context: Context) -> Tensor:
+        return torch.from_numpy(clipped_to(radius, products.diagonal().numpy())).diag()
+
+    return PreAggregator("clipping", apply, Bound("clipping", 0, 1), weights=weights)

@@ -61,6 +61,57 @@ def _merge_exchange(block: Tensor) -> Tensor:
     return torch.from_numpy(np.stack(rows))
 
 
+def mean_between(block: Tensor, low: int, high: int) -> Tensor:
+    """Return the mean of each column's numbers `low:high` in ascending order, [b].
+
+    Of few vectors on the CPU, only what tells those from the others is compared; they are added up in any order.
+
+    Args:
+        block: [n, b] without NaN; may be overwritten.
+    """
+    if not block.is_cpu or len(block) > _FEW:
+        return ascending(block)[low:high].mean(0)
+    rows = list(block.numpy())
+    free = np.empty_like(rows[0])
+    for one, other, smaller, larger in selectors(len(rows), low, high):
+        if not larger:
+            np.minimum(rows[one], rows[other], out=rows[one])
+        elif not smaller:
+            np.maximum(rows[one], rows[other], out=rows[other])
+        else:
+            np.minimum(rows[one], rows[other], out=free)
+            np.maximum(rows[one], rows[other], out=rows[other])
+            rows[one], free = free, rows[one]
+    total = rows[low]
+    for row in rows[low + 1 : high]:
+        total += row
+    total *= 1.0 / (high - low)
+    return torch.from_numpy(total)
+
+
+@lru_cache
+def selectors(num: int, low: int, high: int) -> tuple[tuple[int, int, bool, bool], ...]:
+    """Return those of `comparators` that bring the numbers `low:high` into these places, in whatever order.
+
+    Looked at from the end: two places that are both wanted, or both not, and that nothing compares any more, need no
+    comparison; and where one result is not wanted, only the other is.
+
+    Returns:
+        places to compare, and whether the smaller is wanted, and the larger.
+    """
+    wanted = [low <= place < high for place in range(num)]
+    loose, found = [True] * num, []
+    for one, other in reversed(comparators(num)):
+        if loose[one] and loose[other] and wanted[one] == wanted[other]:
+            continue
+        if not wanted[one] and not wanted[other]:
+            continue
+        found.append((one, other, wanted[one], wanted[other]))
+        wanted[one] = wanted[other] = True
+        loose[one] = loose[other] = False
+    return tuple(reversed(found))
+
+
 @lru_cache
 def comparators(num: int) -> tuple[tuple[int, int], ...]:
     """Return the pairs of places to compare and exchange, in order, that sort any `num` numbers."""

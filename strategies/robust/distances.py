@@ -58,6 +58,11 @@ def squared_distances(updates: Tensor) -> Tensor:
     return _gram(updates, finite=False)[1]
 
 
+def inner_products(updates: Tensor) -> Tensor:
+    """Return `x_i.x_j`, [n, n] float64 on the CPU, computed in float64."""
+    return _products(updates, None, torch.float64)
+
+
 def _gram(updates: Tensor, finite: bool) -> tuple[Tensor, Tensor]:
     dtype = updates.dtype
     products = _products(updates, None, dtype)
@@ -66,12 +71,12 @@ def _gram(updates: Tensor, finite: bool) -> tuple[Tensor, Tensor]:
         if not _SAFE[0] < usual < _SAFE[1] or (finite and not bool(torch.isfinite(products).all())):
             dtype = torch.float64
             products = _products(updates, None, dtype)
-    squared = _squared(products)
+    squared = distances_among(products)
     among = squared.clone().fill_diagonal_(torch.inf).median(1).values
     best = int(among.argmin())
     if float(products.diagonal().median()) > _FAR * float(among[best]):
         products = _products(updates, updates[best], dtype)
-        squared = _squared(products)
+        squared = distances_among(products)
     return products, squared
 
 
@@ -89,7 +94,8 @@ def _products(updates: Tensor, reference: Tensor | None, dtype: torch.dtype) -> 
     return total.tril() + total.tril(-1).T
 
 
-def _squared(products: Tensor) -> Tensor:
+def distances_among(products: Tensor) -> Tensor:
+    """Return the squared distances that inner products tell, as `squared_distances` does."""
     lengths = products.diagonal()
     squared = (lengths[:, None] + lengths[None, :]).sub_(products, alpha=2.0)
     return squared.nan_to_num_(nan=torch.inf, posinf=torch.inf).clamp_(min=0.0).fill_diagonal_(0.0)

@@ -11,6 +11,7 @@ mend that. Norms are kept in float64, so a vector of 1e30 weighs 1e-30, not NaN.
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from strategies.robust.base import Aggregator, Context, majority, positive, vector
@@ -40,6 +41,18 @@ def geometric_median(
     return estimate
 
 
+def _weights(products: np.ndarray, smoothing: float, num_iterations: int) -> np.ndarray:
+    """Return what the estimate weighs each vector with, [n], from their inner products: the steps from 0."""
+    own = squared = products.diagonal()
+    shares = np.zeros(len(own))
+    for _ in range(num_iterations):
+        beta = 1.0 / np.sqrt(squared.clip(min=0.0)).clip(min=smoothing)
+        shares = beta / beta.sum()
+        along = products @ shares
+        squared = own - 2.0 * along + shares @ along
+    return shares
+
+
 def _arguments(smoothing: float, num_iterations: int) -> None:
     positive("geometric_median", smoothing=smoothing, num_iterations=num_iterations)
 
@@ -52,4 +65,7 @@ def build(smoothing: float = 0.1, num_iterations: int = 3) -> Aggregator:
         _BOUND(len(updates), context.num_byzantine)
         return geometric_median(updates, smoothing, num_iterations)
 
-    return Aggregator("geometric_median", apply, _BOUND)
+    def weights(products: Tensor, context: Context) -> Tensor:
+        return torch.from_numpy(_weights(products.numpy(), smoothing, num_iterations))
+
+    return Aggregator("geometric_median", apply, _BOUND, weights=weights)

@@ -35,4 +35,4 @@ def build() -> Aggregator:
         _BOUND(len(updates), context.num_byzantine)
         return median(updates)
 
-    return Aggregator("median", apply, _BOUND)
+    return Aggregator("median", apply, _BOUND, kept=lambda num, f: ((num - 1) // 2, num // 2 + 1))

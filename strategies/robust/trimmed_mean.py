@@ -31,4 +31,4 @@ def build() -> Aggregator:
     def apply(updates: Tensor, context: Context) -> Tensor:
         return trimmed_mean(updates, context.num_byzantine)
 
-    return Aggregator("trimmed_mean", apply, _BOUND)
+    return Aggregator("trimmed_mean", apply, _BOUND, kept=lambda num, f: (f, num - f))

@@ -34,7 +34,7 @@ from trainers.cohort.remembered import Remembered
 from trainers.cohort.side_by_side import Row
 from trainers.cohort.uplink import Uplink
 from trainers.data.base import Dataset, to_labels, to_tensor
-from trainers.local import LocalSettings, Task, Trained, loss_of, train
+from trainers.local import LocalSettings, Task, Trained, loss_of, needed, train
 from trainers.threads import intra_op_threads
 
 
@@ -269,8 +269,10 @@ class CohortWorker:
         attempts = 3 if self._on_failure == "retry" else 1
         for attempt in range(1, attempts + 1):
             try:
-                x, y = self._tensors(item.body, self._dataset.train_x, self._dataset.train_y, item.rows)
-                return train(item.body.model, item.task, x, y, self._settings, run_seed=self._seed), ""
+                rows, chosen = needed(item.rows, self._settings, item.task, self._seed)
+                x, y = self._tensors(item.body, self._dataset.train_x, self._dataset.train_y, rows)
+                model, settings = item.body.model, self._settings
+                return train(model, item.task, x, y, settings, run_seed=self._seed, chosen=chosen), ""
             except Exception as error:  # a user's model may raise anything
                 reason = f"{type(error).__name__}: {error}"
                 if self._on_failure == "drop":
