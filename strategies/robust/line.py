@@ -4,7 +4,8 @@ Honest vectors, base and direction are h + 2 vectors, of which all others are co
 what rules make of vectors by weights that inner products tell. So the inner products of the h + 2, taken once, tell the
 weights of clipping, of nearest-neighbour mixing and of the geometric median for any t, with matrices [n, n] alone, and
 the distance from the mean. Only where order statistics of coordinates come last are vectors computed at all, a block
-of coordinates at a time, and no more of them is sorted than tells what is kept.
+of coordinates at a time, and no more of them is sorted than tells what is kept; and only where they differ from those
+of an earlier t by more than rounding: clipped, `t along` is the same vector for every large t.
 
 It is what the defence itself would say up to rounding: inner products are taken in float64, and not about a reference.
 """
@@ -54,6 +55,7 @@ def moved_by(
     mean = honest.mean(0)
     centre = torch.zeros(num + 2, dtype=torch.float64)
     centre[:num] = 1.0 / num
+    known: list[tuple[Tensor, float]] = []
 
     def moved(t: float) -> float | None:
         made = torch.zeros(num + num_byzantine, num + 2, dtype=torch.float64)
@@ -69,10 +71,20 @@ def moved_by(
         if rule.weights is not None:
             away = rule.weights(among, context) @ made - centre
             return math.sqrt(max(0.0, float(away @ products @ away)))
+        for earlier, distance in known:
+            if _same(earlier - made, products, among.diagonal(), torch.finfo(parts.dtype).eps):
+                return distance
         assert rule.kept is not None
-        return _between(parts, made.to(parts), mean, *rule.kept(len(made), context.num_byzantine))
+        distance = _between(parts, made.to(parts), mean, *rule.kept(len(made), context.num_byzantine))
+        known.append((made, distance))
+        return distance
 
     return moved
+
+
+def _same(differences: Tensor, products: Tensor, squares: Tensor, part: float) -> bool:
+    """Return whether no vector differs by more than such a part of its length, which is the root of its square."""
+    return bool((((differences @ products) * differences).sum(1) <= part**2 * squares).all())
 
 
 def _between(parts: Tensor, made: Tensor, mean: Tensor, low: int, high: int) -> float:

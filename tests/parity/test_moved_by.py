@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from strategies.attacks import Knowledge, attack
-from strategies.robust import Context, robust
+from strategies.robust import Context, line, robust
 from strategies.robust.columns import mean_between, selectors
 from strategies.robust.line import moved_by
 
@@ -47,6 +47,31 @@ def test_it_is_what_the_defence_says(
     for t in (0.0, -0.3, 1.0, 7.5, -640.0, 1e6):
         expected = asked(chain, context, honest, base, along, f, t)
         assert moved(t) == pytest.approx(expected, rel=close, abs=close), t
+
+
+@pytest.mark.parametrize(("base", "num_computed"), [(0.0, 2), (1.0, 4)])
+def test_vectors_that_clipping_makes_equal_are_looked_at_once(
+    base: float, num_computed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain, context, honest = (
+        robust([CLIPPING, NNM], {"name": "trimmed_mean"}),
+        Context(2),
+        vectors(7, 50, torch.float32),
+    )
+    start, along = base * vectors(1, 50, torch.float32, seed=1)[0], vectors(1, 50, torch.float32, seed=2)[0]
+    computed = []
+
+    def between(*given: Any) -> float:
+        computed.append(1)
+        return _between(*given)
+
+    _between = line._between
+    monkeypatch.setattr(line, "_between", between)
+    moved = moved_by(chain, context, honest, start, along, 2)
+    assert moved is not None
+    for t in (0.1, 40.0, 900.0, 5000.0):
+        assert moved(t) == pytest.approx(asked(chain, context, honest, start, along, 2, t), rel=1e-5)
+    assert len(computed) == num_computed
 
 
 def test_a_rule_that_is_not_known_so_is_to_be_asked() -> None:

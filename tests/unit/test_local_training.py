@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from torch.nn import functional
 from strategies.base import Correction
 from strategies.seeds import generator
 from trainers import layout, models, modules, optimizers
-from trainers.local import LocalSettings, NotFinite, Task, train
+from trainers.local import LocalSettings, NotFinite, Task, needed, train
 
 PLAIN = LocalSettings(1, None, 3, {"name": "sgd", "lr": 0.1}, None)
 
@@ -115,3 +116,21 @@ def test_fused_steps_see_gradients_laid_out_as_their_parameters(name: str) -> No
         weight.grad = optimizers.aligned(given, weight)
         optimizers.build(section, [weight]).step()
     assert torch.equal(weights[0], weights[1]) and float(weights[0].detach().abs().sum()) > 0
+
+
+@pytest.mark.parametrize("size", [1, 2, 6, 7, 99, None])
+@pytest.mark.parametrize(("epochs", "steps", "own_steps"), [(1, None, None), (2, 1, None), (1, 2, None), (1, 5, 1)])
+def test_examples_that_no_step_sees_are_not_needed(
+    size: int | None, epochs: int, steps: int | None, own_steps: int | None
+) -> None:
+    model, (x, y) = mlp(), toy(size=20)
+    owned = np.array([3, 19, 4, 0, 7, 11, 12])
+    settings = LocalSettings(epochs, steps, size, {"name": "sgd", "lr": 0.1}, None)
+    task = Task(2, 4, modules.snapshot(model), num_steps=own_steps)
+    whole = train(model, task, x[owned], y[owned], settings, run_seed=9)
+    rows, chosen = needed(owned, settings, task, 9)
+    part = train(model, task, x[rows], y[rows], settings, run_seed=9, chosen=chosen)
+    assert (part.loss, part.num_steps) == (whole.loss, whole.num_steps)
+    assert all(torch.equal(part.delta[name], whole.delta[name]) for name in whole.delta)
+    seen = whole.num_steps * (size or 7)
+    assert len(rows) == min(seen, 7) and (chosen is None) == (seen >= 7)

@@ -121,8 +121,7 @@ class PeerWorker:
             after, out, reports = [], [], []
             for place, work in enumerate(works):
                 state = {name: tensor[place] for name, tensor in before.items()}
-                heard = Heard(work.senders, {name: tensor[list(work.places)] for name, tensor in sent.items()})
-                acted = self._act(work, state, heard)
+                acted = self._act(work, state, sent)
                 message, num_bytes = self._sent(work, acted.message)
                 after.append(acted.state)
                 out.append(message)
@@ -150,9 +149,10 @@ class PeerWorker:
                 reports.append(PeerEvalReport(peer, *self._learner.measure(model, range(start, stop), batch_size)))
             return tuple(reports)
 
-    def _act(self, work: PeerWork, state: Tree, heard: Heard) -> Acted:
+    def _act(self, work: PeerWork, state: Tree, sent: Tree) -> Acted:
         if not len(self._partition.rows(work.peer)):  # an attacker without data, whose messages are crafted by whom
             return Acted(state, self._program.model(state), math.nan, 0, 0, 0)  # they are meant for
+        heard = Heard(work.senders, {name: tensor[list(work.places)] for name, tensor in sent.items()})
         try:
             return self._program.act(work.peer, work.iteration, work.num_steps, state, heard)
         except Exception as error:  # a user's model may raise anything
