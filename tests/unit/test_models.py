@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from trainers import models
+from trainers.batched.chain import parse
 from trainers.data import Dataset
 from trainers.models import ModelError, build, check
 
@@ -195,6 +196,28 @@ def test_own_models_receive_what_their_parameters_ask_for(tmp_path, monkeypatch)
     full = {"target": f"{name}:full", "kwargs": {"bias": False, "num_classes": 4}}
     assert build(full, input_shape=FEATURES, num_classes=7, seed=0).weight.shape == (4, 20)
     assert build({"target": f"{name}:bare"}, input_shape=FEATURES, num_classes=7, seed=0).weight.shape == (3, 20)
+
+
+def test_own_chains_of_torchs_layers_are_differentiated_by_hand_and_own_outputs_lose_what_is_beside_the_logits(
+    tmp_path, monkeypatch
+) -> None:
+    name = f"own_{tmp_path.name}_logits"
+    (tmp_path / f"{name}.py").write_text(
+        "from types import SimpleNamespace\n"
+        "from torch import nn\n"
+        "def chain(): return nn.Sequential(nn.Linear(20, 5), nn.ReLU(), nn.Linear(5, 7))\n"
+        "class Named(nn.Linear):\n"
+        "    def forward(self, x): return SimpleNamespace(logits=super().forward(x), loss=None)\n"
+        "def named(): return nn.Sequential(nn.ReLU(), Named(20, 7))\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.path", [*__import__("sys").path])
+    chain, named = (
+        build({"target": f"{name}:{which}"}, input_shape=FEATURES, num_classes=7, seed=0)
+        for which in ("chain", "named")
+    )
+    assert parse(chain, FEATURES) is not None and parse(named, FEATURES) is None
+    assert chain(batch_for(FEATURES)).shape == named(batch_for(FEATURES)).shape == (3, 7)
 
 
 def test_a_trial_batch_passes_what_fits_and_changes_nothing(case) -> None:

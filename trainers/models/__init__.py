@@ -71,7 +71,7 @@ def build(
         if section.get("target"):
             kwargs = section.get("kwargs") or {}
             model = own.build(section["target"], kwargs, input_shape=tuple(input_shape), num_classes=num_classes)
-            if not whole_outputs:
+            if not whole_outputs and own.may_have_logits(model):
                 model.register_forward_hook(own.logits)
         else:
             name = str(section.get("name"))

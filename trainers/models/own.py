@@ -49,6 +49,14 @@ def build(target: str, kwargs: Mapping[str, Any], *, input_shape: tuple[int, ...
     return model
 
 
+def may_have_logits(model: nn.Module) -> bool:
+    """Return whether an output may be an object with `logits`: torch's own layers return none.
+
+    Models of those alone get no hook, with which `trainers.batched` could not differentiate them by hand.
+    """
+    return any(not type(module).__module__.startswith("torch.nn.") for module in model.modules())
+
+
 def logits(model: nn.Module, args: Any, output: Any) -> Any:
     """Return the logits of an output that has them beside other things, as those of Hugging Face's models do."""
     return output if isinstance(output, Tensor) else getattr(output, "logits", output)
