@@ -107,11 +107,6 @@ class Chunk:
         self._precision = precision
         self._live: dict[int, _Live] = {}
 
-    @property
-    def num_live(self) -> int:
-        """Micro-batches whose forward is done and whose backward is not."""
-        return len(self._live)
-
     def inputs(self, microbatch: int) -> Carry:
         """Return the carry that a micro-batch under way began with; of a saver's, nothing: it is let go."""
         return self._live[microbatch].inputs
@@ -205,10 +200,6 @@ class Chunk:
     def weigh(self, microbatch: int) -> None:
         """Compute the weight gradients that backward has put aside."""
         self._store.run(microbatch)
-
-    def drop(self) -> None:
-        """Forget every micro-batch under way."""
-        self._live.clear()
 
     # --------------------------------------------------------------------------------------------- other passes
 
