@@ -22,8 +22,6 @@ from strategies.local.serial import module_seed
 from trainers.models.base import ModelError
 
 NAME = "local_learning"
-SUPERVISED = ("auglocal", "dgl", "predsim")
-"""Rules that leave the model as it is: its own forward is their inference."""
 
 
 class LocalLearning(nn.Module):
