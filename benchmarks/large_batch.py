@@ -26,7 +26,7 @@ from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.data.registry import load
 from trainers.local import loss_of
-from trainers.pipeline.settings import Order
+from trainers.order import Order
 
 TRAIN, HELD_OUT = 10_000, 2_000
 OPTIMIZERS: dict[str, tuple[dict[str, Any], list[float]]] = {

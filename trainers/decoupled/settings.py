@@ -14,7 +14,7 @@ from trainers import models
 from trainers.activations import Saver
 from trainers.data.base import Dataset
 from trainers.gradients import Shaping
-from trainers.pipeline.settings import Order
+from trainers.order import Order
 
 
 class Settings(NamedTuple):

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from strategies.pipeline import Placement, Schedule, placement, schedule, splits_backward
-from strategies.seeds import generator
 from trainers.gradients import Shaping
+from trainers.order import Order
 
 
 class Settings(NamedTuple):
@@ -81,26 +81,6 @@ class Settings(NamedTuple):
         return [mode == "never" or (mode == "except-last" and m == last) for m in range(num_microbatches)]
 
 
-class Order:
-    """Which examples each batch has, as a function of its number: any rank works it out for itself.
-
-    Each epoch is shuffled anew; the examples beyond its last whole batch are left out of it, so that all batches have
-    one size.
-    """
-
-    def __init__(self, seed: int, batch_size: int, num_examples: int) -> None:
-        self._seed, self._size, self._num_examples = seed, batch_size, num_examples
-        self._per_epoch = max(1, num_examples // batch_size)
-        self._order: tuple[int, np.ndarray] = (-1, np.empty(0, np.int64))
-
-    def batch(self, number: int) -> np.ndarray:
-        """Return the rows of batch `number`, from 0."""
-        epoch, index = divmod(number, self._per_epoch)
-        if self._order[0] != epoch:
-            self._order = epoch, generator(self._seed, "batches", epoch).permutation(self._num_examples)
-        return self._order[1][index * self._size : (index + 1) * self._size]
-
-
 class Batches:
     """Which batches, in their `Order`, each optimizer step has, and which micro-batches they are cut into."""
 
@@ -110,8 +90,7 @@ class Batches:
 
     def of_step(self, step: int) -> list[np.ndarray]:
         """Return the rows of each batch that step `step` (1-based) accumulates."""
-        first = (step - 1) * self._settings.accumulate
-        return [self._order.batch(first + index) for index in range(self._settings.accumulate)]
+        return self._order.of_step(step, self._settings.accumulate)
 
     def split(self, rows: np.ndarray, replica: int) -> list[np.ndarray]:
         """Return a replica's micro-batches of a batch: as many as asked for, or as there are examples."""

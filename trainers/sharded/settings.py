@@ -9,7 +9,7 @@ import numpy as np
 
 from strategies.seeds import integer
 from strategies.sharded import BROADCAST, Placement, parse
-from trainers.pipeline.settings import Order
+from trainers.order import Order
 
 
 class Settings(NamedTuple):
@@ -59,9 +59,7 @@ class Settings(NamedTuple):
 
     def batches(self, num_examples: int, step: int) -> list[np.ndarray]:
         """Return the rows of each batch that step `step` (1-based) accumulates."""
-        order = Order(self.seed, self.batch_size, num_examples)
-        first = (step - 1) * self.accumulate
-        return [order.batch(first + index) for index in range(self.accumulate)]
+        return Order(self.seed, self.batch_size, num_examples).of_step(step, self.accumulate)
 
     def batch_seed(self, step: int, index: int) -> int:
         """Return what layers that draw begin with, the same on every rank."""

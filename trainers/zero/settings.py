@@ -9,8 +9,8 @@ import numpy as np
 
 from strategies.seeds import integer
 from trainers.gradients import Shaping
+from trainers.order import Order
 from trainers.pipeline import losses
-from trainers.pipeline.settings import Order
 
 
 class Settings(NamedTuple):
@@ -69,7 +69,7 @@ class Share(NamedTuple):
 class Shares:
     """Which examples each rank has of each step, worked out by any rank for itself.
 
-    Batches are those of `trainers.pipeline.settings.Order`, cut by `numpy.array_split`. A rank that there is no example
+    Batches are those of `trainers.order.Order`, cut by `numpy.array_split`. A rank that there is no example
     for takes another's first one with weight 0: in stage 3 all ranks go through a model together.
     """
 
@@ -80,8 +80,7 @@ class Shares:
     def of_step(self, step: int, rank: int) -> list[Share]:
         """Return a rank's share of each batch that step `step`, from 1, accumulates."""
         settings = self._settings
-        first = (step - 1) * settings.accumulate
-        batches = [self._order.batch(first + index) for index in range(settings.accumulate)]
+        batches = self._order.of_step(step, settings.accumulate)
         total = sum(len(rows) for rows in batches)
         found = []
         for index, rows in enumerate(batches):
