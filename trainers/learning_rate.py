@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from torch.optim import Optimizer
+
 
 def factor(section: Mapping[str, Any], step: int, num_steps: int) -> float:
     """Return what the learning rate is multiplied by at a step.
@@ -27,3 +29,21 @@ def factor(section: Mapping[str, Any], step: int, num_steps: int) -> float:
     if section["name"] == "cosine":
         progress = (1 - math.cos(math.pi * progress)) / 2
     return 1 + (float(section["final"]) - 1) * progress
+
+
+class Rates:
+    """Sets the learning rates of an optimizer's groups: those that they have now, times `factor` of the step.
+
+    Args:
+        section, num_steps: as of `factor`.
+    """
+
+    def __init__(self, optimizer: Optimizer, section: Mapping[str, Any], num_steps: int) -> None:
+        self._optimizer, self._section, self._num_steps = optimizer, section, num_steps
+        self._base = [group["lr"] for group in optimizer.param_groups]
+
+    def set(self, step: int) -> None:
+        """Set the rates of step `step`, from 1."""
+        now = factor(self._section, step, self._num_steps)
+        for group, base in zip(self._optimizer.param_groups, self._base, strict=True):
+            group["lr"] = base * now

@@ -28,7 +28,7 @@ from torch import Tensor
 from strategies.local import Carry, LocalModule, serial
 from strategies.local.base import FeedbackModule
 from strategies.local.memory import Packing, Saved
-from trainers import learning_rate, optimizers
+from trainers import optimizers
 from trainers.activations import export_running, restore_running
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
@@ -37,6 +37,7 @@ from trainers.decoupled.replicas import Alone, Replicas, rows_of
 from trainers.decoupled.settings import Built, Settings
 from trainers.decoupled.state import Holding, rest
 from trainers.gradients import Stepped
+from trainers.learning_rate import Rates
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
 from trainers.pipeline.chunk import LayerFailed
@@ -90,7 +91,7 @@ class Worker:
         self._gradients = [
             Stepped(settings.shaping, optimizer, each) for optimizer, each in zip(self._optimizers, named, strict=True)
         ]
-        self._base_lr = [[group["lr"] for group in optimizer.param_groups] for optimizer in self._optimizers]
+        self._rates = [Rates(each, settings.learning_rate, settings.steps) for each in self._optimizers]
         kept = rest(built.model, names) if self._is_first else {}
         self._holding = Holding(self._modules, [names[index] for index in self._owned], self._optimizers, kept)
         self._saver = built.saver(settings.memory, self._owned)
@@ -219,10 +220,8 @@ class Worker:
         """Bring rates, and the numbers of the optimizers' steps, to those of batch `number`."""
         for module, gradients in zip(self._modules, self._gradients, strict=True):
             gradients.step = (number - 1) * module.inner_steps + 1
-        rate = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
-        for optimizer, base in zip(self._optimizers, self._base_lr, strict=True):
-            for group, lr in zip(optimizer.param_groups, base, strict=True):
-                group["lr"] = lr * rate
+        for rates in self._rates:
+            rates.set(number)
 
     def _inputs(self, rows: Any) -> Tensor:
         return to_tensor(rows, self._dataset, self._dtype).to(self._device)

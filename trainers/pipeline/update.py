@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from strategies.optimizers.shares import owners
-from trainers import learning_rate, optimizers
+from trainers import optimizers
 from trainers.gradients import Shaping
+from trainers.learning_rate import Rates
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.part import Part
 
@@ -45,8 +46,7 @@ class Update:
         member: int = 0,
         num_members: int = 1,
     ) -> None:
-        self._part, self._learning_rate, self._clip_norm, self._steps = part, learning_rate, clip_norm, steps
-        self._shaping = shaping
+        self._part, self._clip_norm, self._shaping = part, clip_norm, shaping
         trained = [(name, parameter) for name, parameter in part.own if parameter.requires_grad]
         sizes: Counter[str] = Counter()
         for name, parameter in trained:  # copies of a tied one go together
@@ -55,7 +55,7 @@ class Update:
         self.shares = [[each for each in trained if owner[each[0]] == number] for number in range(num_members)]
         self.own = self.shares[member]
         self.optimizer = optimizers.build(optimizer, _groups(self.own, optimizer, decay)) if self.own else None
-        self._base_lr = [group["lr"] for group in self.optimizer.param_groups] if self.optimizer else []
+        self._rates = Rates(self.optimizer, learning_rate, steps) if self.optimizer else None
 
     def begin(self) -> None:
         """Forget the gradients of the step before."""
@@ -75,15 +75,13 @@ class Update:
         Args:
             norm: of the whole gradient; not read where nothing is clipped.
         """
-        if self.optimizer is None:
+        if self.optimizer is None or self._rates is None:
             return
         if self._clip_norm is not None and norm > self._clip_norm:
             gradients = {id(p.grad): p.grad for _, p in self.own if p.grad is not None}
             torch._foreach_mul_(list(gradients.values()), self._clip_norm / norm)
         self._shaping.apply(((name, p.grad) for name, p in self.own if p.grad is not None), number)
-        rate = learning_rate.factor(self._learning_rate, number, self._steps)
-        for group, base in zip(self.optimizer.param_groups, self._base_lr, strict=True):
-            group["lr"] = base * rate
+        self._rates.set(number)
         self.optimizer.step()
 
     def hand_round(self, collective: Collective, group: str) -> Iterator[None]:

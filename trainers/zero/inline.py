@@ -15,8 +15,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from trainers import learning_rate, models, modules, optimizers
+from trainers import models, modules, optimizers
 from trainers.data.base import Dataset
+from trainers.learning_rate import Rates
 from trainers.local import NotFinite
 from trainers.loop import Spans
 from trainers.pipeline import batchnorm
@@ -56,7 +57,7 @@ class InlineZero:
                 self._moved[name] = nn.Parameter(parameter.detach().float()) if low else parameter
         self._norms = batchnorm.install(self.model)
         self._optimizer = optimizers.build(settings.optimizer, self._moved.items())
-        self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
+        self._rates = Rates(self._optimizer, settings.learning_rate, settings.steps)
         self._shares = Shares(settings, len(dataset.train_y))
         self._scoring = Scoring(settings, dataset, self._device)
         self._kept = Keeping(settings, self.model)
@@ -70,9 +71,7 @@ class InlineZero:
             NotFinite: when the loss or the norm of the gradient is not.
         """
         settings = self.settings
-        factor = learning_rate.factor(settings.learning_rate, number, settings.steps)
-        for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
-            group["lr"] = base * factor
+        self._rates.set(number)
         self.model.zero_grad(set_to_none=True)
         loss, self._spans = 0.0, [[] for _ in range(settings.ranks)]
         for rank in range(settings.ranks):

@@ -19,8 +19,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from trainers import learning_rate
 from trainers.data.base import Dataset
+from trainers.learning_rate import Rates
 from trainers.local import NotFinite
 from trainers.loop import Outcome, Spans
 from trainers.pipeline.batchnorm import combine
@@ -54,7 +54,7 @@ class Rank:
         self._scoring = Scoring(settings, dataset, device)
         self.kept = Keeping(settings, made.model)
         self._optimizer = basic(made.engine.optimizer)
-        self._base_lr = [group["lr"] for group in self._optimizer.param_groups]
+        self._rates = Rates(self._optimizer, settings.learning_rate, settings.steps)
         self._spans: list[tuple[str, int, int, float, float, float]] = []
         self._held: dict[str, int] | None = None
         self._step, self._norm = 0, 0.0
@@ -69,7 +69,7 @@ class Rank:
         Raises:
             NotFinite: when the loss or the norm of the gradient is not.
         """
-        self._set_rate(number)
+        self._rates.set(number)
         self._step = number
         self._spans = []
         loss, gradients = 0.0, 0
@@ -104,11 +104,6 @@ class Rank:
         if self._held is None:
             values |= self._tell_memory(gradients)
         return Outcome(values, stop)
-
-    def _set_rate(self, number: int) -> None:
-        factor = learning_rate.factor(self.settings.learning_rate, number, self.settings.steps)
-        for group, base in zip(self._optimizer.param_groups, self._base_lr, strict=True):
-            group["lr"] = base * factor
 
     def _before(self, optimizer: torch.optim.Optimizer, *_: Any) -> None:
         """Change gradients before the optimizer sees them; DeepSpeed may hand it some of its tensors at a time.
