@@ -103,6 +103,11 @@ def size(tree: Mapping[str, Tensor]) -> int:
     return int(sink.size())
 
 
+def decode_trees(payloads: Mapping[str, Any], *, copy: bool = True) -> dict[str, dict[str, Tensor]]:
+    """Return trees by name, each as of `decode`."""
+    return {name: decode(payload, copy=copy) for name, payload in payloads.items()}
+
+
 def decode(payload: pa.Buffer | bytes | memoryview, *, copy: bool = True) -> dict[str, Tensor]:
     """Return the tree that `encode` wrote.
 

@@ -307,7 +307,7 @@ class GangEngine:
             files = tuple(step.parts[part] for part in sorted(step.parts))
             state = RunState(number, None, {}, shards=ShardSet(self.store.place(number), files))
         elif step.parts:
-            parts = [{tree: wire.decode(data) for tree, data in part.items()} for part in step.parts.values()]
+            parts = list(map(wire.decode_trees, step.parts.values()))
             state = _state(number, merge(parts, self._course.names))
         else:
             state = self.initial_state() if number == 0 else RunState(number, None, {})

@@ -24,7 +24,7 @@ from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.worker import Worker
 from trainers.loop import Spans
-from trainers.pipeline.state import Trees, merge
+from trainers.pipeline.state import Trees, copied, merge
 from trainers.pipeline.transport import LocalTransport
 
 
@@ -70,8 +70,7 @@ class InlineWorkers:
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return a copy of the whole state."""
-        whole = merge([worker.export() for worker in self.workers], self._names)
-        return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in whole.items()}
+        return copied(merge([worker.export() for worker in self.workers], self._names))
 
     def spans_since(self, began_s: float) -> list[Spans]:
         """Return what each worker did in the last batches."""

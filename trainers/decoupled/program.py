@@ -7,11 +7,10 @@ and all tell what they measured, are drawn, and hold a part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from strategies.local import serial
 from strategies.local.base import FeedbackModule
@@ -23,6 +22,7 @@ from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.worker import Worker
 from trainers.loop import Context
+from trainers.pipeline.collective import group_of
 from trainers.pipeline.transport import GroupTransport, Spec
 
 
@@ -46,7 +46,7 @@ def run(
     """
     plain = Settings(**settings)
     worker = make(context, plain, dataset, origin_s, begin)
-    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    worker.restore(wire.decode_trees(start))
     if isinstance(worker, ReplayingWorker) and worker.number:
         transport = GroupTransport(range(plain.num_workers), worker.number, torch.device(context.device))
         worker.listen(worker.link.inbox(transport))
@@ -77,7 +77,8 @@ def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float
         before = built.modules[: settings.owned(number).start]
         incoming = carried(before, built.rule, *two_examples(dataset, dtype), dataset.num_classes)
     if settings.replicas:
-        group, link = _group(places, number), fan(settings, number, replica, incoming, device)
+        of_workers = [[r for r, (of, _) in enumerate(places) if of == each] for each in range(settings.num_workers)]
+        group, link = group_of(context.rank, of_workers), fan(settings, number, replica, incoming, device)
         return Worker(settings, dataset, built, number, link, device, origin_s=origin_s, replica=replica, group=group)
     transport = GroupTransport(range(settings.num_workers), number, device, in_flight=1)
     feedback = None
@@ -88,13 +89,3 @@ def make(context: Context, settings: Settings, dataset: Dataset, origin_s: float
     if settings.regime == "asynchronous":
         return ReplayingWorker(settings, dataset, built, number, link, device, origin_s=origin_s, begin=begin)
     return Worker(settings, dataset, built, number, link, device, origin_s=origin_s)
-
-
-def _group(places: Sequence[tuple[int, int]], number: int) -> dist.ProcessGroup | None:
-    """Return the group of a worker's replicas; every rank makes those of all workers, in the same order."""
-    found = None
-    for worker in range(places[-1][0] + 1):
-        ranks = [rank for rank, (of, _) in enumerate(places) if of == worker]
-        group = dist.new_group(ranks) if len(ranks) > 1 else None
-        found = group if worker == number else found
-    return found

@@ -14,7 +14,7 @@ from trainers.graph.rank import EpochResult, GraphRank, divided
 from trainers.graph.settings import Settings
 from trainers.graph.turns import TurnCollective, Turns, TurnTransport
 from trainers.loop import Spans
-from trainers.pipeline.state import merge
+from trainers.pipeline.state import copied, merge
 from trainers.pipeline.transport import Key
 
 
@@ -64,8 +64,7 @@ class InlineGraphPipeline:
 
     def export(self) -> dict[str, dict[str, Tensor]]:
         """Return a copy of the whole state."""
-        whole = merge([rank.export() for rank in self.ranks], self.ranks[0].part.names)
-        return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in whole.items()}
+        return copied(merge([rank.export() for rank in self.ranks], self.ranks[0].part.names))
 
     def spans_since(self, began_s: float) -> list[Spans]:
         """Return what each rank did in the last epoch, in seconds since `began_s`."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 
 from strategies.graph.layout import Layout
 from trainers import loop, wire
@@ -20,7 +19,7 @@ from trainers.data.graphs.store import open_store
 from trainers.graph.rank import GraphRank
 from trainers.graph.settings import Settings
 from trainers.loop import Context
-from trainers.pipeline.collective import GroupCollective
+from trainers.pipeline.collective import GroupCollective, group_of
 from trainers.pipeline.transport import GroupTransport
 
 
@@ -46,7 +45,7 @@ def run(
     plain = Settings(**settings)
     graph = open_store(Path(data), verify=False) if isinstance(data, str) else data
     rank = build(context, plain, graph, layout)
-    rank.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    rank.restore(wire.decode_trees(start))
     speaks = context.rank == plain.ways * (plain.stages - 1)
     number = context.rank
     loop.train(context, rank, loop.Plan(begin, plain.epochs, evaluate_every, checkpoint_every, speaks, number, number))
@@ -56,13 +55,10 @@ def build(context: Context, settings: Settings, data: GraphData, cut: Layout) ->
     """Return this rank, with the process groups it takes part in."""
     stages, ways = settings.stages, settings.ways
     stage, way = divmod(context.rank, ways)
-    groups: dict[str, dist.ProcessGroup | None] = {"all": None}
-    for number in range(stages):  # every rank makes every group, in the same order
-        group = dist.new_group([number * ways + w for w in range(ways)]) if ways > 1 else None
-        if number == stage:
-            groups[f"stage {stage}"] = group
+    of_stages = [range(number * ways, (number + 1) * ways) for number in range(stages)]
+    own = group_of(context.rank, of_stages)
     device = torch.device(context.device)
-    between = GroupTransport([number * ways + way for number in range(stages)], stage, device)
-    among = GroupTransport([stage * ways + w for w in range(ways)], way, device) if ways > 1 else None
-    collective = GroupCollective(groups, device)
+    between = GroupTransport(range(way, stages * ways, ways), stage, device)
+    among = GroupTransport(of_stages[stage], way, device) if ways > 1 else None
+    collective = GroupCollective({"all": None, f"stage {stage}": own}, device)
     return GraphRank(settings, data, cut, stage, way, between, among, collective, device)

@@ -8,7 +8,7 @@ where in a tensor it is, which gloo's own all-reduce of more ranks does not prom
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import reduce
 from typing import NamedTuple, Protocol
 
@@ -104,6 +104,16 @@ class GroupCollective:
             return torch.cat(parts).to(tensor.device)
 
         return Pending(lambda: True, result)
+
+
+def group_of(rank: int, parts: Iterable[Sequence[int]]) -> dist.ProcessGroup | None:
+    """Return the group of those ranks that `rank` is among, None where it is alone; every rank makes all groups.
+
+    Args:
+        parts: all ranks of the world, each in one of them; the same on every rank, in the same order.
+    """
+    made = [(ranks, dist.new_group(list(ranks)) if len(ranks) > 1 else None) for ranks in parts]
+    return next(group for ranks, group in made if rank in ranks)
 
 
 def _sum_by_shares(tensor: Tensor, members: dist.ProcessGroup | None) -> Pending:

@@ -17,7 +17,7 @@ from trainers import loop, wire
 from trainers.activations import remembers
 from trainers.data.base import Dataset
 from trainers.loop import Context, Outcome
-from trainers.pipeline.collective import GroupCollective
+from trainers.pipeline.collective import GroupCollective, group_of
 from trainers.pipeline.rank import Rank
 from trainers.pipeline.settings import Settings
 from trainers.pipeline.state import export, restore
@@ -45,7 +45,7 @@ def run(
     """
     plain = Settings(**settings)
     rank = build(context, plain, dataset)
-    restore(rank, {tree: wire.decode(payload) for tree, payload in start.items()}, rank.replica)
+    restore(rank, wire.decode_trees(start), rank.replica)
     speaks, first = context.rank == plain.stages - 1, rank.stage if rank.replica == 0 else None
     own = remembers(plain.memory) or plain.shard_optimizer  # every replica has ranges of its own, or a share
     saves = context.rank if own else first
@@ -57,18 +57,15 @@ def build(context: Context, settings: Settings, dataset: Dataset) -> Rank:
     """Return this rank, with the process groups it takes part in."""
     stages, replicas = settings.stages, settings.replicas
     replica, stage = divmod(context.rank, stages)
-    groups: dict[str, dist.ProcessGroup | None] = {"all": None}
-    for number in range(stages):  # every rank makes every group, in the same order
-        group = dist.new_group([r * stages + number for r in range(replicas)]) if replicas > 1 else None
-        if number == stage:
-            groups[f"stage {stage}"] = group
-    ranks = [replica * stages + number for number in range(stages)]
+    own = group_of(context.rank, [range(number, stages * replicas, stages) for number in range(stages)])
+    ranks = range(replica * stages, (replica + 1) * stages)
     device = torch.device(context.device)
     ways = groups_of_ways(dist.get_backend())
     transport = GroupTransport(ranks, stage, device, ways)
+    collective = GroupCollective({"all": None, f"stage {stage}": own}, device)
     if ways:
         transport.meet(settings.placement)
-    return Rank(settings, dataset, stage, replica, transport, GroupCollective(groups, device), device)
+    return Rank(settings, dataset, stage, replica, transport, collective, device)
 
 
 class RankWork:

@@ -96,8 +96,12 @@ def _like(parameter: Tensor, value: Tensor) -> Tensor:
 
 def whole(ranks: Sequence[Any]) -> dict[str, dict[str, Tensor]]:
     """Return a copy of the whole state of a pipeline whose ranks are all in this process."""
-    merged = merge([export(rank, rank.replica) for rank in ranks], ranks[0].part.names)
-    return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in merged.items()}
+    return copied(merge([export(rank, rank.replica) for rank in ranks], ranks[0].part.names))
+
+
+def copied(trees: Trees) -> dict[str, dict[str, Tensor]]:
+    """Return a state with tensors of its own."""
+    return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in trees.items()}
 
 
 def merge(parts: Sequence[Trees], names: Sequence[str]) -> dict[str, dict[str, Tensor]]:

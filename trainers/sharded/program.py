@@ -35,7 +35,7 @@ def run(
         evaluate_every, checkpoint_every: in steps; both also after the last.
     """
     rank = build(context, Settings(**settings), dataset)
-    rank.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    rank.restore(wire.decode_trees(start))
     number = context.rank
     plan = loop.Plan(
         begin, rank.settings.steps, evaluate_every, checkpoint_every, speaks=number == 0, drawn=number, saves=number

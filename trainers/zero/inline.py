@@ -21,7 +21,7 @@ from trainers.learning_rate import Rates
 from trainers.local import NotFinite
 from trainers.loop import Spans
 from trainers.pipeline import batchnorm
-from trainers.pipeline.state import Trees, remember, remind
+from trainers.pipeline.state import Trees, copied, remember, remind
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
 from trainers.zero.keeping import Keeping
 from trainers.zero.settings import Settings, Shares
@@ -143,8 +143,7 @@ class InlineZero:
                 trees["counters"][name] = held
         for name, moved in self._moved.items():
             remember(self._optimizer, name, moved, trees)
-        trees |= {tree: dict(tensors) for tree, tensors in self._kept.trees().items()}
-        return {tree: {name: tensor.clone() for name, tensor in tensors.items()} for tree, tensors in trees.items()}
+        return copied({**trees, **self._kept.trees()})
 
     @torch.no_grad()
     def restore(self, trees: Trees) -> None:

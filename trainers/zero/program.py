@@ -81,7 +81,7 @@ def _source(start: Mapping[str, Any], rank: int, ranks: int) -> Source | None:
     if not start:
         return None
     if "files" not in start:
-        return Whole({tree: wire.decode(payload, copy=False) for tree, payload in start.items()})
+        return Whole(wire.decode_trees(start, copy=False))
     files = [ShardFile(**file) for file in start["files"]]
     shards.check(start["folder"], files[rank::ranks])
     return Shards.open(start["folder"], files, verify=False)
