@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 from torch import Tensor
 
@@ -121,6 +121,14 @@ class Plan(NamedTuple):
     saves: int | None
     measures: bool | None = None
     asks: bool | None = None
+
+
+class When(TypedDict):
+    """What the driver says of a rank's `Plan`: arguments of every gang's program."""
+
+    begin: int
+    evaluate_every: int
+    checkpoint_every: int
 
 
 def train(context: Context, work: Work, plan: Plan, saver: Saver | None = None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
@@ -18,7 +18,7 @@ from trainers.data.graphs.base import GraphData
 from trainers.data.graphs.store import open_store
 from trainers.graph.rank import GraphRank
 from trainers.graph.settings import Settings
-from trainers.loop import Context
+from trainers.loop import Context, When
 from trainers.pipeline.collective import GroupCollective, group_of
 from trainers.pipeline.transport import GroupTransport
 
@@ -30,9 +30,7 @@ def run(
     data: GraphData | str,
     layout: Layout,
     start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
-    checkpoint_every: int,
+    **when: Unpack[When],
 ) -> None:
     """Train from epoch `begin + 1` to the last, or until the driver says `stop`.
 
@@ -40,15 +38,14 @@ def run(
         settings: of `settings.Settings`, as a mapping. data: the graph, or the folder that holds it.
         layout: who has which vertices.
         start: the state to begin with, tree -> Arrow bytes.
-        evaluate_every, checkpoint_every: in epochs; both also after the last.
+        when: see `loop.Plan`; its steps are epochs.
     """
     plain = Settings(**settings)
     graph = open_store(Path(data), verify=False) if isinstance(data, str) else data
     rank = build(context, plain, graph, layout)
     rank.restore(wire.decode_trees(start))
-    speaks = context.rank == plain.ways * (plain.stages - 1)
-    number = context.rank
-    loop.train(context, rank, loop.Plan(begin, plain.epochs, evaluate_every, checkpoint_every, speaks, number, number))
+    number, speaks = context.rank, context.rank == plain.ways * (plain.stages - 1)
+    loop.train(context, rank, loop.Plan(steps=plain.epochs, speaks=speaks, drawn=number, saves=number, **when))
 
 
 def build(context: Context, settings: Settings, data: GraphData, cut: Layout) -> GraphRank:

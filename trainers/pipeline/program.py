@@ -7,7 +7,7 @@ replicas hold one where ranges of activations are remembered.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import torch
 import torch.distributed as dist
@@ -16,7 +16,7 @@ from torch import Tensor
 from trainers import loop, wire
 from trainers.activations import remembers
 from trainers.data.base import Dataset
-from trainers.loop import Context, Outcome
+from trainers.loop import Context, Outcome, When
 from trainers.pipeline.collective import GroupCollective, group_of
 from trainers.pipeline.rank import Rank
 from trainers.pipeline.settings import Settings
@@ -32,24 +32,22 @@ def run(
     settings: Mapping[str, Any],
     dataset: Dataset,
     start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
     evaluate_batch: int,
-    checkpoint_every: int,
+    **when: Unpack[When],
 ) -> None:
     """Train from step `begin + 1` to the last, or until the driver says `stop`.
 
     Args:
         settings: of `settings.Settings`, as a mapping. start: the state to begin with, tree -> Arrow bytes.
-        evaluate_every, checkpoint_every: in steps; both also after the last.
+        evaluate_batch: test examples of one micro-batch. when: see `loop.Plan`.
     """
     plain = Settings(**settings)
     rank = build(context, plain, dataset)
     restore(rank, wire.decode_trees(start), rank.replica)
-    speaks, first = context.rank == plain.stages - 1, rank.stage if rank.replica == 0 else None
+    first = rank.stage if rank.replica == 0 else None
     own = remembers(plain.memory) or plain.shard_optimizer  # every replica has ranges of its own, or a share
     saves = context.rank if own else first
-    plan = loop.Plan(begin, plain.steps, evaluate_every, checkpoint_every, speaks, first, saves)
+    plan = loop.Plan(steps=plain.steps, speaks=context.rank == plain.stages - 1, drawn=first, saves=saves, **when)
     loop.train(context, RankWork(rank, evaluate_batch), plan)
 
 

@@ -6,13 +6,13 @@ The first rank speaks and measures; every rank is drawn and holds a share of the
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from trainers import loop, wire
 from trainers.data.base import Dataset
-from trainers.loop import Context
+from trainers.loop import Context, When
 from trainers.sharded.layout import OnMesh
 from trainers.sharded.rank import Rank
 from trainers.sharded.settings import Settings
@@ -24,22 +24,18 @@ def run(
     settings: Mapping[str, Any],
     dataset: Dataset,
     start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
-    checkpoint_every: int,
+    **when: Unpack[When],
 ) -> None:
     """Train from step `begin + 1` to the last, or until the driver says `stop`.
 
     Args:
         settings: of `settings.Settings`, as a mapping. start: the state to begin with, tree -> Arrow bytes.
-        evaluate_every, checkpoint_every: in steps; both also after the last.
+        when: see `loop.Plan`.
     """
     rank = build(context, Settings(**settings), dataset)
     rank.restore(wire.decode_trees(start))
     number = context.rank
-    plan = loop.Plan(
-        begin, rank.settings.steps, evaluate_every, checkpoint_every, speaks=number == 0, drawn=number, saves=number
-    )
+    plan = loop.Plan(steps=rank.settings.steps, speaks=number == 0, drawn=number, saves=number, **when)
     loop.train(context, rank, plan)
 
 

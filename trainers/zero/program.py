@@ -6,13 +6,13 @@ The first rank speaks; every rank is drawn, and writes what it holds of a state 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 
 from trainers import loop, shards, wire
 from trainers.data.base import Dataset
-from trainers.loop import Context
+from trainers.loop import Context, When
 from trainers.shards import Piece, ShardFile, Shards, pieces_of
 from trainers.zero import engine
 from trainers.zero.rank import Rank, torch_dtype
@@ -27,11 +27,9 @@ def run(
     settings: Mapping[str, Any],
     dataset: Dataset,
     start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
     evaluate_batch: int,
-    checkpoint_every: int,
     folder: str,
+    **when: Unpack[When],
 ) -> None:
     """Train from step `begin + 1` to the last, or until the driver says `stop`.
 
@@ -39,9 +37,9 @@ def run(
         settings: of `settings.Settings`, as a mapping.
         start: the state to begin with: nothing, for the model that the seed stands for; `folder` and `files`
             (`ShardFile` as mappings) of what ranks wrote; or tree -> Arrow bytes.
-        evaluate_every, checkpoint_every: in steps; both also after the last. evaluate_batch: test examples of one
-            forward pass.
+        evaluate_batch: test examples of one forward pass.
         folder: of checkpoints; this rank's part goes to `step-000010/shard-0-of-2.arrow` in it.
+        when: see `loop.Plan`.
 
     Raises:
         Unsuitable: when DeepSpeed cannot do here what is asked for.
@@ -64,15 +62,8 @@ def run(
                 yield from pieces_of(tree, tensors.items(), 0, 1)
 
     saving = Saving(folder, f"shard-{context.rank}-of-{plain.ranks}.arrow", held)
-    plan = loop.Plan(
-        begin,
-        plain.steps,
-        evaluate_every,
-        checkpoint_every,
-        speaks=context.rank == 0,
-        drawn=context.rank,
-        saves=context.rank,
-    )
+    number = context.rank
+    plan = loop.Plan(steps=plain.steps, speaks=number == 0, drawn=number, saves=number, **when)
     loop.train(context, rank, plan, saving)
 
 
