@@ -17,11 +17,11 @@ from orchestrator.config.graph_pipeline import GraphPipeline
 from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.gang_settings import shared
 from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from strategies.graph import Graph, Layout, exchange_bytes, halo_rows, pipeline_bytes, propagation, ring_bytes
 from strategies.pipeline import Costs, Simulation, balance, gpipe, simulate
-from strategies.seeds import integer
 from trainers.data.graphs.base import GraphData
 from trainers.graph.convolutions import graph_chain
 from trainers.graph.costs import GraphLayerCost, measure
@@ -137,9 +137,7 @@ def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
     strategy = experiment.strategy
     assert isinstance(strategy, GraphPipeline)
     return Settings(
-        model=experiment.model.model_dump(),
-        seed=experiment.seed,
-        model_seed=integer(experiment.seed, "model"),
+        **shared(experiment),
         stages=strategy.stages,
         ways=strategy.ways,
         slots=strategy.slots,
@@ -150,11 +148,7 @@ def settings_of(experiment: Experiment, layers: tuple[int, ...]) -> Settings:
         correction=strategy.correction,
         recompute=strategy.recompute,
         kernel=strategy.kernel,
-        optimizer=strategy.optimizer.model_dump(),
-        learning_rate=strategy.learning_rate.model_dump(),
         clip_norm=strategy.clip_norm,
-        clip_value=strategy.clip_value,
-        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         epochs=strategy.epochs,
         patience=strategy.patience,
         memory=plain(strategy.memory),

@@ -14,10 +14,10 @@ from orchestrator.config import Origins
 from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, LocalLearning
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.gang_settings import shared
 from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from strategies.pipeline import balance
-from strategies.seeds import integer
 from trainers.decoupled.costs import ModuleCost, backpropagation_bytes, measure
 from trainers.decoupled.settings import Settings, build
 from trainers.models import ModelError
@@ -116,23 +116,17 @@ def settings_of(experiment: Experiment, shares: tuple[int, ...]) -> Settings:
     strategy = experiment.strategy
     assert isinstance(strategy, LocalLearning)
     return Settings(
-        model=experiment.model.model_dump(),
-        seed=experiment.seed,
-        model_seed=integer(experiment.seed, "model"),
+        **shared(experiment),
         rule=strategy.rule_arguments(),
         shares=shares,
         batch_size=strategy.batch_size,
         steps=strategy.steps,
         evaluate_batch=experiment.evaluate.batch_size,
-        optimizer=strategy.optimizer.model_dump(),
-        learning_rate=strategy.learning_rate.model_dump(),
         queue=1 if strategy.regime == "asynchronous" else strategy.queue,
         regime=strategy.regime,
         buffer=strategy.buffer,
         max_reuse=strategy.max_reuse,
         quota=experiment.evaluate_every,
-        clip_value=strategy.clip_value,
-        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
         memory=plain(strategy.memory),
         replicas=strategy.processes if max(strategy.processes) > 1 else (),
         slowdown=tuple(strategy.slowdown.get(worker, 1.0) for worker in range(strategy.modules)),

@@ -17,9 +17,9 @@ import torch
 from orchestrator.config import Origins
 from orchestrator.config.schema import Experiment, Sharded
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.gang_settings import shared_by_batches
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
-from strategies.seeds import integer
 from strategies.sharded import Split, parse
 from trainers import optimizers
 from trainers.pipeline.chunk import LayerFailed
@@ -129,23 +129,11 @@ def settings_of(experiment: Experiment, placements: Placements, batch_axes: tupl
     strategy = experiment.strategy
     assert isinstance(strategy, Sharded)
     return Settings(
-        model=experiment.model.model_dump(),
-        seed=experiment.seed,
-        model_seed=integer(experiment.seed, "model"),
+        **shared_by_batches(experiment),
         mesh=tuple(strategy.mesh),
         placements=placements,
         batch_axes=batch_axes,
-        batch_size=strategy.batch_size,
-        accumulate=strategy.accumulate,
-        optimizer=strategy.optimizer.model_dump(),
-        learning_rate=strategy.learning_rate.model_dump(),
-        clip_norm=strategy.clip_norm,
-        loss=strategy.loss.model_dump(),
-        precision=strategy.precision,
         evaluate_batch=experiment.evaluate.batch_size,
-        steps=strategy.steps,
-        clip_value=strategy.clip_value,
-        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
     )
 
 

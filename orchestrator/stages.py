@@ -18,12 +18,12 @@ from orchestrator.config import Origins
 from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.gang_settings import shared_by_batches
 from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.optimizers.shares import largest
 from strategies.pipeline import Costs, Placement, Simulation, balance, placement, schedule, simulate, splits_backward
-from strategies.seeds import integer
 from trainers import optimizers
 from trainers.models import ModelError
 from trainers.pipeline.chunk import LayerFailed
@@ -149,26 +149,14 @@ def settings_of(experiment: Experiment, stages: Stages) -> Settings:
     strategy = experiment.strategy
     assert isinstance(strategy, Pipeline)
     return Settings(
-        model=experiment.model.model_dump(),
-        seed=experiment.seed,
-        model_seed=integer(experiment.seed, "model"),
+        **shared_by_batches(experiment),
         stages=strategy.stages,
         replicas=strategy.replicas,
         schedule=strategy.schedule,
         microbatches=strategy.microbatches,
         layers=stages.layers,
         recompute=stages.recompute,
-        batch_size=strategy.batch_size,
-        accumulate=strategy.accumulate,
-        optimizer=strategy.optimizer.model_dump(),
-        learning_rate=strategy.learning_rate.model_dump(),
-        clip_norm=strategy.clip_norm,
-        clip_value=strategy.clip_value,
         shard_optimizer=strategy.shard_optimizer,
-        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
-        loss=strategy.loss.model_dump(),
-        precision=strategy.precision,
-        steps=strategy.steps,
         memory=plain(strategy.memory),
     )
 

@@ -17,11 +17,11 @@ from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Zero
 from orchestrator.config.zero_checks import native_of
 from orchestrator.errors import ConfigError, Problem
+from orchestrator.gang_settings import shared_by_batches
 from orchestrator.memory_checks import memory_problems
 from orchestrator.planning import PROCESS_BYTES, placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
-from strategies.seeds import integer
 from strategies.zero.memory import Held, Model, Numbers, held, smallest
 from trainers import optimizers
 from trainers.activations.counting import Counting
@@ -165,25 +165,13 @@ def settings_of(experiment: Experiment) -> Settings:
     strategy = experiment.strategy
     assert isinstance(strategy, Zero)
     return Settings(
-        model=experiment.model.model_dump(),
-        seed=experiment.seed,
-        model_seed=integer(experiment.seed, "model"),
+        **shared_by_batches(experiment),
         ranks=strategy.ranks,
         stage=3 if strategy.stage == "auto" else strategy.stage,
         offload=strategy.offload,
         nvme_folder=strategy.nvme_folder,
-        batch_size=strategy.batch_size,
-        accumulate=strategy.accumulate,
-        optimizer=strategy.optimizer.model_dump(),
-        learning_rate=strategy.learning_rate.model_dump(),
-        clip_norm=strategy.clip_norm,
-        loss=strategy.loss.model_dump(),
-        precision=strategy.precision,
-        steps=strategy.steps,
         deepspeed=native_of(strategy),
         memory=plain(strategy.memory),
-        clip_value=strategy.clip_value,
-        gradient_noise=strategy.gradient_noise and strategy.gradient_noise.model_dump(),
     )
 
 
