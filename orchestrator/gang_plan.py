@@ -5,12 +5,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from orchestrator.config import Loaded
 from orchestrator.config.schema import Experiment
 from orchestrator.errors import PlacementError
 from orchestrator.plan_page import placement_lines, section, verdict
-from orchestrator.planning import PROCESS_BYTES
+from orchestrator.planning import PROCESS_BYTES, placement_of
+from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 
 if TYPE_CHECKING:
@@ -25,7 +27,7 @@ class GangPlan(ABC):
     """What a gang would do. `problems` says what keeps it from starting; empty when it can.
 
     Args:
-        text: the resolved experiment. changed: what overrides changed.
+        text: the resolved experiment. changed: what overrides changed. data_bytes: of data set or graph, once a node.
         nodes, placement: as in `planning.Plan`. hint: what to ask for when it does not fit.
     """
 
@@ -33,6 +35,7 @@ class GangPlan(ABC):
     text: str
     changed: list[str]
     num_parameters: int
+    data_bytes: int
     hint: str
     nodes: list[Node] = field(default_factory=list)
     placement: Placement | None = None
@@ -59,6 +62,30 @@ class GangPlan(ABC):
         for title, lines in self.sections():
             yield from section(title, lines)
         yield from verdict(self.problems, self.hint)
+
+
+def common(
+    loaded: Loaded, prepared: Prepared, rank_bytes: Sequence[int], data_bytes: int, what: str = "ranks"
+) -> dict[str, Any]:
+    """Return the fields that plans of all gangs have, but for the hint.
+
+    Args:
+        rank_bytes, data_bytes, what: as of `problems`.
+
+    Raises:
+        PlacementError: when the cluster does not answer.
+    """
+    nodes, placement = placement_of(loaded.experiment)
+    return {
+        "experiment": loaded.experiment,
+        "text": loaded.text,
+        "changed": loaded.changed,
+        "num_parameters": sum(parameter.numel() for parameter in prepared.model.parameters()),
+        "data_bytes": data_bytes,
+        "nodes": nodes,
+        "placement": placement,
+        "problems": list(problems(rank_bytes, data_bytes, nodes, placement, what)),
+    }
 
 
 def problems(

@@ -16,9 +16,8 @@ import torch
 
 from orchestrator.config import Loaded
 from orchestrator.config.schema import GraphPipeline
-from orchestrator.gang_plan import GangPlan, milliseconds, problems
+from orchestrator.gang_plan import GangPlan, common, milliseconds
 from orchestrator.graph_stages import GraphStages, divide, itemsize
-from orchestrator.planning import placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.graph import bubble, memory_bytes
@@ -56,11 +55,10 @@ class GraphPlan(GangPlan):
     """What a graph pipeline would do.
 
     Args:
-        data_bytes: of the graph, which the ranks of a node share. memory: of each rank, `ways * stage + way`.
+        memory: of each rank, `ways * stage + way`.
     """
 
     stages: GraphStages
-    data_bytes: int
     memory: tuple[RankMemory, ...]
 
     @property
@@ -148,26 +146,13 @@ def plan_graph(loaded: Loaded, prepared: Prepared) -> GraphPlan:
     Raises:
         ConfigError: when model or graph cannot be cut as asked. PlacementError: when the cluster does not answer.
     """
-    experiment, data = loaded.experiment, prepared.dataset
+    data = prepared.dataset
     assert isinstance(data, GraphData)
     stages = divide(prepared, loaded.where)
     data_bytes = sum(getattr(part, "nbytes", 0) for part in data)
-    nodes, placement = placement_of(experiment)
     memory = tuple(rank_memory(prepared, stages))
     each = [rank.total for rank in memory]
-    return GraphPlan(
-        experiment=experiment,
-        text=loaded.text,
-        changed=loaded.changed,
-        num_parameters=sum(parameter.numel() for parameter in prepared.model.parameters()),
-        hint=HINT,
-        stages=stages,
-        data_bytes=data_bytes,
-        memory=memory,
-        nodes=nodes,
-        placement=placement,
-        problems=list(problems(each, data_bytes, nodes, placement)),
-    )
+    return GraphPlan(**common(loaded, prepared, each, data_bytes), hint=HINT, stages=stages, memory=memory)
 
 
 def rank_memory(prepared: Prepared, stages: GraphStages) -> Iterator[RankMemory]:

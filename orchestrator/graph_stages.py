@@ -18,7 +18,7 @@ from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.gang_settings import shared
-from orchestrator.memory_checks import memory_problems
+from orchestrator.memory_checks import insist_parts
 from orchestrator.preparing import Prepared
 from strategies.graph import Graph, Layout, exchange_bytes, halo_rows, pipeline_bytes, propagation, ring_bytes
 from strategies.pipeline import Costs, Simulation, balance, gpipe, simulate
@@ -110,9 +110,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> GraphStages:
     except LayerFailed as error:
         raise ConfigError([Problem(origins("model"), "model", str(error), "tried on one chunk")]) from error
     named = {layer.index: (layer.name, layer.module) for layer in graph_chain(prepared.model).layers}
-    found = list(memory_problems(strategy.memory, named, origins))
-    if found:
-        raise ConfigError(found)
+    insist_parts(strategy.memory, named, origins)
     try:
         layers = _cut(strategy, costs)
     except ValueError as error:

@@ -13,9 +13,8 @@ import torch
 
 from orchestrator.config import Loaded
 from orchestrator.config.schema import LocalLearning
-from orchestrator.gang_plan import GangPlan, milliseconds, problems
+from orchestrator.gang_plan import GangPlan, common, milliseconds
 from orchestrator.local_stages import LocalStages, divide, settings_of
-from orchestrator.planning import placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from trainers import optimizers
@@ -30,11 +29,10 @@ class LocalPlan(GangPlan):
     """What a local-learning run would do.
 
     Args:
-        data_bytes: of the data set, which every worker reads. memory: bytes of each process.
+        memory: bytes of each process.
     """
 
     stages: LocalStages
-    data_bytes: int
     memory: tuple[int, ...]
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
@@ -99,18 +97,5 @@ def plan_local(loaded: Loaded, prepared: Prepared) -> LocalPlan:
         count = stages.replicas[worker]
         rows = (max(cost.saved_bytes for cost in own) + waiting) // count
         memory += [int(copies * weights) + rows] * count
-    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
-    nodes, placement = placement_of(experiment)
-    return LocalPlan(
-        experiment=experiment,
-        text=loaded.text,
-        changed=loaded.changed,
-        num_parameters=sum(parameter.numel() for parameter in prepared.model.parameters()),
-        hint=HINT,
-        stages=stages,
-        data_bytes=data_bytes,
-        memory=tuple(memory),
-        nodes=nodes,
-        placement=placement,
-        problems=list(problems(memory, data_bytes, nodes, placement, "workers")),
-    )
+    fields = common(loaded, prepared, memory, dataset.num_bytes, "workers")
+    return LocalPlan(**fields, hint=HINT, stages=stages, memory=tuple(memory))

@@ -15,7 +15,7 @@ from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, LocalLearning
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.gang_settings import shared
-from orchestrator.memory_checks import memory_problems
+from orchestrator.memory_checks import insist_parts
 from orchestrator.preparing import Prepared
 from strategies.pipeline import balance
 from trainers.decoupled.costs import ModuleCost, backpropagation_bytes, measure
@@ -82,9 +82,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
         message = f"got {strategy.modules} processes for the {len(costs)} modules that {strategy.rule.name} makes"
         raise ConfigError([Problem(origins(path), path, message, f"at most {len(costs)}, or a deeper model")])
     named = {index: (f"modules.{index}", module) for index, module in enumerate(built.modules)}
-    found = list(memory_problems(strategy.memory, named, origins))
-    if found:
-        raise ConfigError(found)
+    insist_parts(strategy.memory, named, origins)
     shares = deal([cost.forward_s + cost.learn_s for cost in costs], strategy.processes)
     return LocalStages(shares, tuple(costs), built.rule.stream, whole, strategy.processes)
 

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 
 from torch import nn
 
 from orchestrator.config import Origins
 from orchestrator.config.memory import Memory, plain
-from orchestrator.errors import Problem
+from orchestrator.errors import ConfigError, Problem
 from trainers.activations import part_names, unused_patterns
 
 
-def memory_problems(
-    memory: Memory | None, layers: Mapping[int, tuple[str, nn.Module]], where: Origins
-) -> Iterator[Problem]:
-    """Yield a problem for each pattern that finds no part of any layer.
+def insist_parts(memory: Memory | None, layers: Mapping[int, tuple[str, nn.Module]], where: Origins) -> None:
+    """Check that each pattern finds a part of some layer.
 
     Args:
         layers: by number, name and module, as `trainers.activations.Saver` takes them.
+
+    Raises:
+        ConfigError: with a problem for each that finds none.
     """
     section = plain(memory)
     if section is None:
@@ -27,5 +28,8 @@ def memory_problems(
     names = part_names(layers)
     shown = [name for name in names if name]
     told = ", ".join(shown[:6]) + (", ..." if len(shown) > 6 else "")
-    for pattern in unused_patterns(section, names):
-        yield Problem(where(path), path, f"got {pattern!r}, which finds no part of the model", f"parts are {told}")
+    if problems := [
+        Problem(where(path), path, f"got {pattern!r}, which finds no part of the model", f"parts are {told}")
+        for pattern in unused_patterns(section, names)
+    ]:
+        raise ConfigError(problems)

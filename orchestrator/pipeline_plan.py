@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.config import Loaded
 from orchestrator.config.schema import Pipeline
-from orchestrator.gang_plan import GangPlan, milliseconds, problems
-from orchestrator.planning import placement_of
+from orchestrator.gang_plan import GangPlan, common, milliseconds
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from orchestrator.stages import Stages, divide, num_microbatches
@@ -27,14 +26,9 @@ HINT = "strategy.stages=N, strategy.replicas=1, cluster.resources_per_worker.CPU
 
 @dataclass(frozen=True, kw_only=True)
 class PipelinePlan(GangPlan):
-    """What a pipeline would do.
-
-    Args:
-        data_bytes: of the data set, which every rank holds.
-    """
+    """What a pipeline would do."""
 
     stages: Stages
-    data_bytes: int
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """As `GangPlan.sections`."""
@@ -89,26 +83,12 @@ def plan_pipeline(loaded: Loaded, prepared: Prepared) -> PipelinePlan:
     Raises:
         ConfigError: when the model cannot be cut as asked. PlacementError: when the cluster does not answer.
     """
-    experiment = loaded.experiment
-    stages = divide(prepared, loaded.where)
-    dataset = prepared.dataset
-    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
-    nodes, placement = placement_of(experiment)
-    strategy = experiment.strategy
+    strategy = loaded.experiment.strategy
     assert isinstance(strategy, Pipeline)
+    stages = divide(prepared, loaded.where)
     each = [stages.stage_bytes(rank % strategy.stages) for rank in range(strategy.num_ranks)]
-    return PipelinePlan(
-        experiment=experiment,
-        text=loaded.text,
-        changed=loaded.changed,
-        num_parameters=sum(parameter.numel() for parameter in prepared.model.parameters()),
-        hint=HINT,
-        stages=stages,
-        data_bytes=data_bytes,
-        nodes=nodes,
-        placement=placement,
-        problems=list(problems(each, data_bytes, nodes, placement, "stages")),
-    )
+    fields = common(loaded, prepared, each, prepared.dataset.num_bytes, "stages")
+    return PipelinePlan(**fields, hint=HINT, stages=stages)
 
 
 def _called(cost: LayerCost) -> str:

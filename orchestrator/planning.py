@@ -300,11 +300,7 @@ def _driver(prepared: Prepared, traffic: Traffic) -> dict[str, int]:
 
 
 def _data(dataset: Dataset, partition: Partition | Drawn) -> dict[str, int]:
-    arrays = (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y)
-    return {
-        "data set": sum(array.nbytes for array in arrays),
-        "partition": sum(getattr(part, "nbytes", 0) for part in partition),
-    }
+    return {"data set": dataset.num_bytes, "partition": sum(getattr(part, "nbytes", 0) for part in partition)}
 
 
 def _peers(prepared: Prepared, settings: LocalSettings) -> tuple[Traffic, dict[str, int]]:

@@ -11,9 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from orchestrator.config import Loaded
-from orchestrator.config.schema import Sharded
-from orchestrator.gang_plan import GangPlan, problems
-from orchestrator.planning import placement_of
+from orchestrator.gang_plan import GangPlan, common
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from orchestrator.sharded_layouts import Layouts, collectives, divide
@@ -25,14 +23,9 @@ _HIDDEN = ("aten.ones_like", "aten.zeros_like", "aten.empty_like")
 
 @dataclass(frozen=True, kw_only=True)
 class ShardedPlan(GangPlan):
-    """What a sharded run would do.
-
-    Args:
-        data_bytes: of the data set, which every rank reads.
-    """
+    """What a sharded run would do."""
 
     layouts: Layouts
-    data_bytes: int
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """As `GangPlan.sections`."""
@@ -96,25 +89,9 @@ def plan_sharded(loaded: Loaded, prepared: Prepared) -> ShardedPlan:
     Raises:
         ConfigError: when the model cannot lie as asked. PlacementError: when the cluster does not answer.
     """
-    experiment, dataset = loaded.experiment, prepared.dataset
-    strategy = experiment.strategy
-    assert isinstance(strategy, Sharded)
     layouts = divide(prepared, loaded.where, compare=True)
-    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
-    nodes, placement = placement_of(experiment)
-    each = [layouts.rank_bytes] * strategy.num_ranks
-    return ShardedPlan(
-        experiment=experiment,
-        text=loaded.text,
-        changed=loaded.changed,
-        num_parameters=sum(parameter.numel() for parameter in prepared.model.parameters()),
-        hint=HINT,
-        layouts=layouts,
-        data_bytes=data_bytes,
-        nodes=nodes,
-        placement=placement,
-        problems=list(problems(each, data_bytes, nodes, placement)),
-    )
+    each = [layouts.rank_bytes] * layouts.settings.num_ranks
+    return ShardedPlan(**common(loaded, prepared, each, prepared.dataset.num_bytes), hint=HINT, layouts=layouts)
 
 
 def _row(line: Line) -> tuple[str, ...] | None:

@@ -19,7 +19,7 @@ from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Pipeline
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.gang_settings import shared_by_batches
-from orchestrator.memory_checks import memory_problems
+from orchestrator.memory_checks import insist_parts
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.optimizers.shares import largest
@@ -99,9 +99,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
         raise ConfigError([Problem(origins(path), path, str(error), "tried on one micro-batch")]) from error
     whole = chain(prepared.model)
     named = {layer.index: (layer.name, layer.module) for layer in whole.layers}
-    found = list(memory_problems(strategy.memory, named, origins))
-    if found:
-        raise ConfigError(found)
+    insist_parts(strategy.memory, named, origins)
     remembered, sharing = _optimizer_copies(experiment), strategy.replicas if strategy.shard_optimizer else 1
     try:
         layers = _cut(strategy, costs, 2 + remembered / sharing)

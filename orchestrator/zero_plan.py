@@ -12,10 +12,11 @@ from typing import Any
 from orchestrator.config import Loaded
 from orchestrator.config.schema import Experiment, Zero
 from orchestrator.gang_plan import GangPlan, problems
+from orchestrator.memory_checks import insist_parts
 from orchestrator.planning import PROCESS_BYTES, placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
-from orchestrator.zero_sizes import Limit, Sizes, fitting, insist_parts, limit, sizes
+from orchestrator.zero_sizes import Limit, Sizes, fitting, limit, sizes
 from strategies.zero.memory import STAGES
 
 HINT = "strategy.ranks=N, strategy.stage=3, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
@@ -28,13 +29,11 @@ class ZeroPlan(GangPlan):
 
     Args:
         sizes: of the model. limit: of a rank. stage: that would be taken; None when none fits.
-        data_bytes: of the data set, which every rank reads.
     """
 
     sizes: Sizes
     limit: Limit
     stage: int | None
-    data_bytes: int
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """As `GangPlan.sections`."""
@@ -86,16 +85,15 @@ def plan_zero(loaded: Loaded, prepared: Prepared) -> ZeroPlan:
     experiment, dataset = prepared.experiment, prepared.dataset
     strategy = experiment.strategy
     assert isinstance(strategy, Zero)
-    insist_parts(prepared, loaded.where)
+    insist_parts(strategy.memory, {0: ("", prepared.model)}, loaded.where)
     found, allowed = sizes(prepared), limit(experiment, dataset)
     on_cpu = experiment.cluster.device == "cpu"
     stage = fitting(strategy, found, allowed, on_cpu=on_cpu) if strategy.stage == "auto" else strategy.stage
     nodes, placed = placement_of(experiment)
-    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
     held = found.held(strategy, 3 if stage is None else stage)
     each = held.on_device if strategy.offload == "nvme" else held.total
     ranks = strategy.ranks if experiment.cluster.workers else 1
-    told = [] if experiment.cluster.device == "cuda" else list(problems([each] * ranks, data_bytes, nodes, placed))
+    told = list(problems([each] * ranks, dataset.num_bytes, nodes, placed)) if on_cpu else []
     if stage is None:
         told.append(f"no stage fits {size(allowed.bytes or 0)}, {allowed.said}: stage 3 needs {size(held.total)}")
     elif allowed.bytes is not None and strategy.rank_memory is not None and each > allowed.bytes:
@@ -109,7 +107,7 @@ def plan_zero(loaded: Loaded, prepared: Prepared) -> ZeroPlan:
         sizes=found,
         limit=allowed,
         stage=stage,
-        data_bytes=data_bytes,
+        data_bytes=dataset.num_bytes,
         nodes=nodes,
         placement=placed,
         problems=told,

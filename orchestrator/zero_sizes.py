@@ -18,7 +18,7 @@ from orchestrator.config.schema import Experiment, Zero
 from orchestrator.config.zero_checks import native_of
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.gang_settings import shared_by_batches
-from orchestrator.memory_checks import memory_problems
+from orchestrator.memory_checks import insist_parts
 from orchestrator.planning import PROCESS_BYTES, placement_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
@@ -86,13 +86,12 @@ def limit(experiment: Experiment, dataset: Dataset) -> Limit:
     if experiment.cluster.device == "cuda":
         return Limit(None, "")
     nodes, placed = placement_of(experiment)
-    data_bytes = sum(a.nbytes for a in (dataset.train_x, dataset.train_y, dataset.test_x, dataset.test_y))
     shares = {}
     for index, node in enumerate(nodes):
         here = strategy.ranks if placed is None or not placed.fits else placed.assignment.count(index)
         have = node.total.get("memory", 0.0)
         if here and have > 0:
-            shares[node.address] = int((have - data_bytes) / here) - PROCESS_BYTES
+            shares[node.address] = int((have - dataset.num_bytes) / here) - PROCESS_BYTES
     if not shares:
         return Limit(None, "")
     address = min(shares, key=lambda name: shares[name])
@@ -106,9 +105,9 @@ def settle_zero(prepared: Prepared, where: Origins | None = None) -> tuple[Prepa
         ConfigError: when no stage fits, saying what the last one needs; when a pattern of `memory` finds nothing.
     """
     experiment, origins = prepared.experiment, where or Origins()
-    insist_parts(prepared, origins)
     strategy = experiment.strategy
     assert isinstance(strategy, Zero)
+    insist_parts(strategy.memory, {0: ("", prepared.model)}, origins)
     changes: dict[str, Any] = {"deepspeed": native_of(strategy)}
     line = ""
     if strategy.stage == "auto":
@@ -132,18 +131,6 @@ def settle_zero(prepared: Prepared, where: Origins | None = None) -> tuple[Prepa
             path = "strategy.offload" if strategy.offload != "none" else "strategy.stage"
             raise ConfigError([Problem(origins(path), path, str(error))]) from error
     return prepared._replace(experiment=settled), line
-
-
-def insist_parts(prepared: Prepared, where: Origins) -> None:
-    """Check that what `memory` names is there.
-
-    Raises:
-        ConfigError: when a pattern finds no part of the model.
-    """
-    strategy = prepared.experiment.strategy
-    assert isinstance(strategy, Zero)
-    if found := list(memory_problems(strategy.memory, {0: ("", prepared.model)}, where)):
-        raise ConfigError(found)
 
 
 def fitting(strategy: Zero, found: Sizes, allowed: Limit, *, on_cpu: bool) -> int | None:

@@ -69,6 +69,11 @@ class Dataset(NamedTuple):
     class_names: tuple[str, ...] | None = None
     client_shapes: tuple[tuple[int, ...], ...] | None = None
 
+    @property
+    def num_bytes(self) -> int:
+        """Of all examples and targets."""
+        return sum(array.nbytes for array in (self.train_x, self.train_y, self.test_x, self.test_y))
+
 
 class Inputs(Protocol):
     """The part of a data set that turning its examples into tensors needs."""
