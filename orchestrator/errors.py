@@ -7,19 +7,13 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from trainers.errors import HintedError
 
-class OrchestratorError(Exception):
+
+class OrchestratorError(HintedError):
     """Something a user can act upon; anything else that escapes is a bug of ours."""
 
     exit_code = 1
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
 
 
 class Problem(NamedTuple):

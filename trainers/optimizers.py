@@ -18,16 +18,12 @@ from torch import Tensor, nn
 
 from strategies.optimizers import OPTIMIZERS
 from strategies.optimizers.layerwise import Layerwise
+from trainers.errors import HintedError
 from trainers.uncompiled import spare_compiler
 
 
-class OptimizerError(Exception):
+class OptimizerError(HintedError):
     """An optimizer section names no optimizer, or gives it arguments it does not take."""
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
 
 
 @cache

@@ -13,22 +13,11 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
+from trainers.errors import HintedError
 
-class TargetError(Exception):
-    """A target cannot be found or imported.
 
-    Args:
-        message: what was given and what went wrong.
-        hint: what to do next.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+class TargetError(HintedError):
+    """A target cannot be found or imported."""
 
 
 def resolve(target: str) -> Callable[..., Any]:

@@ -13,25 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from trainers.errors import HintedError
+
 CLASSIFICATION = "classification"
 LANGUAGE_MODEL = "language-model"
 
 
-class DataError(Exception):
-    """Data cannot be had or used.
-
-    Args:
-        message: what was found and what was expected.
-        hint: what to do next; may be empty.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+class DataError(HintedError):
+    """Data cannot be had or used."""
 
 
 class Dataset(NamedTuple):

@@ -2,22 +2,11 @@
 
 from __future__ import annotations
 
+from trainers.errors import HintedError
 
-class ModelError(Exception):
-    """A model cannot be built as asked for.
 
-    Args:
-        message: what was given and what was expected.
-        hint: what to write instead; may be empty.
-    """
-
-    def __init__(self, message: str, hint: str = "") -> None:
-        super().__init__(message, hint)
-        self.message = message
-        self.hint = hint
-
-    def __str__(self) -> str:
-        return f"{self.message}\n  {self.hint}" if self.hint else self.message
+class ModelError(HintedError):
+    """A model cannot be built as asked for."""
 
 
 def require_image(model: str, input_shape: tuple[int, ...]) -> tuple[int, int, int]:
