@@ -14,9 +14,9 @@ a strategy adds is a `Course`.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -27,6 +27,7 @@ from orchestrator.checkpoints import CheckpointStore
 from orchestrator.client_store import ClientStore
 from orchestrator.config.schema import Experiment, GangSection
 from orchestrator.engines.base import RunState, ShardSet, StepReport
+from orchestrator.engines.course import Course, Inline
 from orchestrator.errors import WorkerError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
@@ -35,7 +36,7 @@ from trainers import modules, wire
 from trainers.local import NotFinite
 from trainers.loop import Spans
 from trainers.pipeline.chunk import LayerFailed
-from trainers.pipeline.state import Trees, merge
+from trainers.pipeline.state import merge
 from trainers.threads import intra_op_threads
 
 _DIVERGED = "lower strategy.optimizer.lr"
@@ -49,67 +50,6 @@ PLACES_EVERY_S = 1.0
 
 DRAIN_S = 60.0
 """How long a gang that was told to stop is listened to without a word from it."""
-
-
-class Inline(Protocol):
-    """All ranks in this process."""
-
-    def step(self, number: int) -> Mapping[str, float]:
-        """Train step `number`, from 1; figures by metric name."""
-        ...
-
-    def evaluate(self, number: int) -> Mapping[str, float]:
-        """Measure the model after step `number`; figures by metric name."""
-        ...
-
-    @property
-    def ends(self) -> bool:
-        """Whether what was measured ends the training."""
-        ...
-
-    def export(self) -> Trees:
-        """Return a copy of the whole state."""
-        ...
-
-    def restore(self, trees: Trees) -> None:
-        """Take a whole state."""
-        ...
-
-    def spans_since(self, began_s: float) -> Sequence[Spans]:
-        """Return what each rank that is drawn did in the last step, in seconds since `began_s`."""
-        ...
-
-
-class Course(Protocol):
-    """What a strategy's gang trains, and how.
-
-    Attributes:
-        program: what every rank calls. place: what messages call the gang.
-        num_measuring, num_drawn, num_savers: ranks that report what evaluations found, a time line, and a part of the
-            state.
-        names: the model's parameters and buffers, in order.
-        writes: whether ranks write what they hold of a state to storage, and read it there.
-    """
-
-    program: str
-    place: str
-    num_measuring: int
-    num_drawn: int
-    num_savers: int
-    names: Sequence[str]
-    writes: bool
-
-    def arguments(self, gang: Gang) -> Mapping[str, Any]:
-        """Share what ranks need, once, and return the program's arguments besides `start`, `begin` and how often."""
-        ...
-
-    def inline(self, device: torch.device) -> Inline:
-        """Return all ranks, in this process."""
-        ...
-
-    def summary(self) -> dict[str, Any]:
-        """Return who does what, ready for JSON."""
-        ...
 
 
 @dataclass
@@ -145,6 +85,7 @@ class GangEngine:
         self._strategy = strategy
         self._prepared, self._gang, self._interrupts, self._notify = prepared, gang, interrupts, notify
         self._course = course
+        self._names = list(dict(modules.everything(prepared.model)))
         self._arguments: Mapping[str, Any] = {}
         self._ends, self._restarts = False, 0
         self._reached: int | None = None  # in this process: the last step, None in the middle of one
@@ -308,7 +249,7 @@ class GangEngine:
             state = RunState(number, None, {}, shards=ShardSet(self.store.place(number), files))
         elif step.parts:
             parts = list(map(wire.decode_trees, step.parts.values()))
-            state = _state(number, merge(parts, self._course.names))
+            state = _state(number, merge(parts, self._names))
         else:
             state = self.initial_state() if number == 0 else RunState(number, None, {})
         spans = [step.spans[part] for part in sorted(step.spans)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,6 @@ import torch
 from orchestrator.config.schema import LocalLearning
 from orchestrator.local_stages import LocalStages, settings_of, summarise
 from orchestrator.preparing import Prepared
-from trainers import modules
 
 if TYPE_CHECKING:
     from cluster.gang import Gang
@@ -31,10 +30,9 @@ class LocalCourse:
         self.program = f"trainers.decoupled.{'recovering' if strategy.replaces else 'program'}:run"
         self._settings = settings_of(prepared.experiment, stages.shares)
         self.num_measuring = self.num_drawn = self.num_savers = strategy.modules
-        self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:
-        """As `gang.Course.arguments`."""
+        """As `course.Course.arguments`."""
         return {
             "settings": self._settings._asdict(),
             "dataset": gang.share(self._prepared.dataset),
@@ -42,12 +40,12 @@ class LocalCourse:
         }
 
     def inline(self, device: torch.device) -> InlineWorkers:
-        """As `gang.Course.inline`."""
+        """As `course.Course.inline`."""
         from trainers.decoupled.inline import InlineReplay, InlineWorkers
 
         kind = InlineReplay if self._settings.regime == "asynchronous" else InlineWorkers
         return kind(self._settings, self._prepared.dataset, device)
 
     def summary(self) -> dict[str, Any]:
-        """As `gang.Course.summary`."""
+        """As `course.Course.summary`."""
         return summarise(self._prepared.experiment, self._stages)

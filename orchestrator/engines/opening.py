@@ -15,7 +15,7 @@ from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared
 
 if TYPE_CHECKING:
-    from orchestrator.engines.gang import Course
+    from orchestrator.engines.course import Course
 
 
 @contextmanager
@@ -59,12 +59,12 @@ def _course(prepared: Prepared, where: Origins | None) -> Course:
     strategy = prepared.experiment.strategy
     if isinstance(strategy, Pipeline):
         from orchestrator import stages
-        from orchestrator.engines.courses import PipelineCourse
+        from orchestrator.engines.pipeline_course import PipelineCourse
 
         return PipelineCourse(prepared, stages.divide(prepared, where))
     if isinstance(strategy, GraphPipeline):
         from orchestrator import graph_stages
-        from orchestrator.engines.courses import GraphCourse
+        from orchestrator.engines.graph_course import GraphCourse
 
         return GraphCourse(prepared, graph_stages.divide(prepared, where))
     if isinstance(strategy, Zero):

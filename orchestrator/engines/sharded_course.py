@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from orchestrator.preparing import Prepared
 from orchestrator.sharded_layouts import Layouts, summarise
-from trainers import modules
 
 if TYPE_CHECKING:
     from cluster.gang import Gang
@@ -27,18 +26,17 @@ class ShardedCourse:
         self._prepared, self._layouts = prepared, layouts
         self.num_measuring = 1
         self.num_drawn = self.num_savers = layouts.settings.num_ranks
-        self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:
-        """As `gang.Course.arguments`."""
+        """As `course.Course.arguments`."""
         return {"settings": self._layouts.settings._asdict(), "dataset": gang.share(self._prepared.dataset)}
 
     def inline(self, device: torch.device) -> InlineSharded:
-        """As `gang.Course.inline`."""
+        """As `course.Course.inline`."""
         from trainers.sharded.inline import InlineSharded
 
         return InlineSharded(self._layouts.settings, self._prepared.dataset, device)
 
     def summary(self) -> dict[str, Any]:
-        """As `gang.Course.summary`."""
+        """As `course.Course.summary`."""
         return summarise(self._prepared.experiment, self._layouts)

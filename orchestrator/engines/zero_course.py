@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -11,7 +11,6 @@ from orchestrator.config.schema import Zero
 from orchestrator.preparing import Prepared
 from orchestrator.zero_plan import summarise
 from orchestrator.zero_sizes import settings_of, sizes
-from trainers import modules
 
 if TYPE_CHECKING:
     from cluster.gang import Gang
@@ -32,10 +31,9 @@ class ZeroCourse:
         self._settings = settings_of(prepared.experiment)
         self.num_measuring = 1
         self.num_drawn = self.num_savers = strategy.ranks
-        self.names: Sequence[str] = list(dict(modules.everything(prepared.model)))
 
     def arguments(self, gang: Gang) -> Mapping[str, Any]:
-        """As `gang.Course.arguments`."""
+        """As `course.Course.arguments`."""
         return {
             "program": "trainers.zero.program:run",
             "settings": self._settings._asdict(),
@@ -44,12 +42,12 @@ class ZeroCourse:
         }
 
     def inline(self, device: torch.device) -> InlineZero:
-        """As `gang.Course.inline`."""
+        """As `course.Course.inline`."""
         from trainers.zero.inline import InlineZero
 
         evaluate_batch = self._prepared.experiment.evaluate.batch_size
         return InlineZero(self._settings, self._prepared.dataset, device, evaluate_batch)
 
     def summary(self) -> dict[str, Any]:
-        """As `gang.Course.summary`."""
+        """As `course.Course.summary`."""
         return summarise(self._prepared.experiment, sizes(self._prepared))

@@ -21,8 +21,8 @@ from orchestrator import graph_stages
 from orchestrator.checkpoints import CheckpointStore
 from orchestrator.config import load_experiment
 from orchestrator.engines.base import RunState, StepReport
-from orchestrator.engines.courses import GraphCourse
 from orchestrator.engines.gang import GangEngine
+from orchestrator.engines.graph_course import GraphCourse
 from orchestrator.errors import ConfigError, ResumeError, WorkerError
 from orchestrator.interrupts import Interrupts
 from orchestrator.preparing import Prepared, prepare
