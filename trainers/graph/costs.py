@@ -8,9 +8,8 @@ adds.
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -30,8 +29,9 @@ from trainers.graph.settings import Settings
 from trainers.graph.tables import Returns
 from trainers.pipeline.boundaries import reached
 from trainers.pipeline.chunk import Carry, Run
-from trainers.pipeline.costs import Kept
+from trainers.pipeline.costs import Kept, timed
 from trainers.pipeline.keeping import make_saver
+from trainers.pipeline.layers import Layer
 from trainers.threads import intra_op_threads
 
 
@@ -70,21 +70,10 @@ def measure(
         ModelError: when the model is no chain. LayerFailed: when a layer cannot take what the one before returns.
     """
     layers = graph_chain(copy.deepcopy(model)).layers
-    graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
-    num_chunks = settings.ways * settings.slots
-    cut = layout(graph, 1, num_chunks, method=settings.chunking, seed=settings.layout_seed)
-    dtype = getattr(torch, settings.model["dtype"])
     with intra_op_threads(threads), torch.random.fork_rng(devices=[]):
-        reach = Reach(graph, cut, 0, dtype=dtype, device=torch.device("cpu"), kernel=settings.kernel)
-        features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
-        alone = Exchange(None, 0, 1, num_chunks)
-        view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=settings.recompute)
-        heads = heads_of({layer.index: layer.module for layer in layers})
-        chunks = [
-            GraphChunk([layer], layer.index, len(layers), view, make_saver(settings.memory, [layer], heads))
-            for layer in layers
-        ]
-        labels = torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
+        chunks, labels = _alone(layers, data, settings)
+        view, features = chunks[0].view, chunks[0].view.features
+        assert features is not None
         best = [[float("inf"), float("inf"), float("inf") if settings.recompute else 0.0] for _ in chunks]
         widths: list[tuple[int, ...]] = []
         known = {p.untyped_storage().data_ptr() for layer in layers for p in layer.module.parameters()}
@@ -93,36 +82,30 @@ def measure(
         alive: list[Carry] = []  # so that no address is used again while bytes are counted
         for repeat in range(repeats):
             view.begin_epoch()
-            carry: Carry = {"0": features[reach.rows(0)]}
+            carry: Carry = {"0": features[view.reach.rows(0)]}
             widths = []
-            for place, chunk in enumerate(chunks):
+            for times, chunk in zip(best, chunks, strict=True):
                 view.forget()  # each layer enters the chunk for itself
                 kept = Kept(known, carry) if repeat == 0 else None
                 alive += [carry] if kept else []
-                given = carry, labels if chunk.is_last else None, 1 / len(labels)
-                began = time.perf_counter()
-                with kept.counting(chunk.saver) if kept else nullcontext():
-                    carry = chunk.forward(Run(0, 0, True), *given)
-                best[place][0] = min(best[place][0], time.perf_counter() - began)
                 counts += [kept] if kept else []
+                targets = labels if chunk.is_last else None
+                work = partial(chunk.forward, Run(0, 0, True), carry, targets, 1 / len(labels))
+                carry, seconds = timed(work, kept, chunk.saver)
+                times[0] = min(times[0], seconds)
                 if settings.recompute:
-                    began = time.perf_counter()
-                    chunk.forward(Run(0, 0, True), *given)
-                    best[place][2] = min(best[place][2], time.perf_counter() - began)
-                widths.append(tuple(tensor.numel() // reach.size(0) for tensor in carry.values()))
+                    times[2] = min(times[2], timed(work)[1])
+                widths.append(tuple(tensor.numel() // view.reach.size(0) for tensor in carry.values()))
             gradients: Carry = {}
-            for place, chunk in reversed(list(enumerate(chunks))):
-                began = time.perf_counter()
-                gradients = chunk.backward(0, gradients)
-                best[place][1] = min(best[place][1], time.perf_counter() - began)
+            for times, chunk in zip(reversed(best), reversed(chunks), strict=True):
+                gradients, seconds = timed(partial(chunk.backward, 0, gradients))
+                times[1] = min(times[1], seconds)
         sites = view.widths()
         returned = _returned_widths(chunks, features)
     return [
         GraphLayerCost(
             f"{layer.name} ({type(layer.module).__name__})",
-            forward,
-            backward,
-            again,
+            *times,
             kept.num_bytes,
             width,
             back,
@@ -130,10 +113,26 @@ def measure(
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, (forward, backward, again), kept, width, back in zip(
-            layers, best, counts, widths, returned, strict=True
-        )
+        for layer, times, kept, width, back in zip(layers, best, counts, widths, returned, strict=True)
     ]
+
+
+def _alone(layers: Sequence[Layer], data: GraphData, settings: Settings) -> tuple[list[GraphChunk], Tensor]:
+    """Return each layer as a stage of its own on the first chunk, and the labels there."""
+    graph = Graph(np.asarray(data.indptr), np.asarray(data.indices))
+    num_chunks = settings.ways * settings.slots
+    cut = layout(graph, 1, num_chunks, method=settings.chunking, seed=settings.layout_seed)
+    dtype = getattr(torch, settings.model["dtype"])
+    reach = Reach(graph, cut, 0, dtype=dtype, device=torch.device("cpu"), kernel=settings.kernel)
+    features = torch.from_numpy(np.asarray(data.x[reach.vertices])).to(dtype)
+    alone = Exchange(None, 0, 1, num_chunks)
+    view = ChunkView(reach, alone, features, refresh=1, correction=settings.correction, keep=settings.recompute)
+    heads = heads_of({layer.index: layer.module for layer in layers})
+    chunks = [
+        GraphChunk([layer], layer.index, len(layers), view, make_saver(settings.memory, [layer], heads))
+        for layer in layers
+    ]
+    return chunks, torch.from_numpy(np.asarray(data.y[cut.rows(0, 0)])).clamp(min=0)
 
 
 def _returned_widths(chunks: Sequence[GraphChunk], features: Tensor) -> list[tuple[int, ...]]:

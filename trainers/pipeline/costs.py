@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -22,7 +23,7 @@ from trainers.data.base import Dataset
 from trainers.pipeline import deferred, losses
 from trainers.pipeline.chunk import Carry, Chunk, Run
 from trainers.pipeline.keeping import make_saver
-from trainers.pipeline.layers import chain
+from trainers.pipeline.layers import Chain, chain
 from trainers.threads import intra_op_threads
 
 
@@ -78,8 +79,40 @@ def measure(
         ModelError: when the model is no chain. LayerFailed: when a layer cannot take what the one before returns.
     """
     layers = chain(copy.deepcopy(model))
+    chunks = _alone(layers, loss, precision, memory)
+    x = to_tensor(dataset.train_x[:size], dataset, dtype)
+    y = to_labels(dataset.train_y[:size])
+    best = [[float("inf"), float("inf")] for _ in chunks]
+    counting = _Counting((*(p for layer in layers.layers for p in layer.module.parameters()), x), precision is None)
+    with intra_op_threads(threads), torch.random.fork_rng(devices=[]):
+        for repeat in range(repeats):
+            carry: Carry = {"0": x}
+            for times, chunk in zip(best, chunks, strict=True):
+                work = partial(chunk.forward, Run(0, 0, True), carry, y if chunk.is_last else None)
+                carry, seconds = counting.forward(chunk, carry, work) if repeat == 0 else timed(work)
+                times[0] = min(times[0], seconds)
+            gradients: Carry = {}
+            for times, chunk in zip(reversed(best), reversed(chunks), strict=True):
+                gradients, seconds = timed(partial(chunk.backward, 0, gradients))
+                times[1] = min(times[1], seconds)
+    return [
+        LayerCost(
+            f"{layer.name} ({type(layer.module).__name__})",
+            *times,
+            *counted,
+            sum(_bytes(p) for p in layer.module.parameters() if p.requires_grad),
+            sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
+        )
+        for layer, times, counted in zip(layers.layers, best, counting.counted, strict=True)
+    ]
+
+
+def _alone(
+    layers: Chain, loss: Mapping[str, Any], precision: str | None, memory: Mapping[str, Any] | None
+) -> list[Chunk]:
+    """Return each layer as a chunk of its own."""
     heads = heads_of({layer.index: layer.module for layer in layers.layers})
-    chunks = [
+    return [
         Chunk(
             [layer],
             layer.index,
@@ -90,63 +123,43 @@ def measure(
         )
         for layer in layers.layers
     ]
-    x = to_tensor(dataset.train_x[:size], dataset, dtype)
-    y = to_labels(dataset.train_y[:size])
-    best = [[float("inf"), float("inf")] for _ in chunks]
-    carried: list[tuple[int, ...]] = []
-    known = {
-        tensor.untyped_storage().data_ptr()
-        for tensor in (*(p for layer in layers.layers for p in layer.module.parameters()), x)
-    }
-    alive: list[Carry] = []  # all that was carried, so that no address is used again while it is counted
-    with intra_op_threads(threads), torch.random.fork_rng(devices=[]):
-        for repeat in range(repeats):
-            carry: Carry = {"0": x}
-            outputs: list[Carry] = []
-            for index, chunk in enumerate(chunks):
-                kept = Kept(known, carry) if repeat == 0 else None
-                given = sum(_bytes(tensor) for tensor in carry.values())
-                alive.append(carry)
-                targets = y if chunk.is_last else None
-                with _outputs_of_weights(chunk.modules) if kept and precision is None else nullcontext([]) as aside:
-                    carry, seconds = _timed(
-                        lambda c=chunk, given=carry, t=targets: _forward(c, given, t), kept, chunk.saver
-                    )
-                best[index][0] = min(best[index][0], seconds)
-                outputs.append(carry)
-                if kept is not None:
-                    held = given if chunk.saver is None else kept.held_input_bytes
-                    boundary = given if chunk.saver is None else _boundary(chunk.saver, alive[-1], index)
-                    carried.append(
-                        (kept.num_bytes, kept.num_plain_bytes, kept.num_input_bytes, given, held, boundary, sum(aside))
-                    )
-                    alive += [{"loss": tensor} for tensor in kept.tensors]
-            gradients: Carry = {}
-            for index, chunk in reversed(list(enumerate(chunks))):
-                gradients, seconds = _timed(lambda c=chunk, g=gradients: c.backward(0, g))
-                best[index][1] = min(best[index][1], seconds)
-    return [
-        LayerCost(
-            f"{layer.name} ({type(layer.module).__name__})",
-            forward,
-            backward,
-            kept_bytes,
-            *rest,
-            sum(_bytes(p) for p in layer.module.parameters() if p.requires_grad),
-            sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
-        )
-        for layer, (forward, backward), (kept_bytes, *rest) in zip(layers.layers, best, carried, strict=True)
-    ]
+
+
+class _Counting:
+    """Counts bytes while each layer goes forward for the first time.
+
+    Args:
+        known: tensors that no layer is to be charged with. splits: whether backward could be split.
+
+    Attributes:
+        counted: of each layer so far, from `activation_bytes` of its cost to `gradient_bytes`.
+    """
+
+    def __init__(self, known: Iterable[Tensor], splits: bool) -> None:
+        self._known = {tensor.untyped_storage().data_ptr() for tensor in known}
+        self._splits = splits
+        self._alive: list[Tensor] = []  # all that was carried, so that no address is used again while it is counted
+        self.counted: list[tuple[int, ...]] = []
+
+    def forward(self, chunk: Chunk, carry: Carry, work: Callable[[], Carry]) -> tuple[Carry, float]:
+        """Return what a layer's forward returns for what it is given, and the seconds it took."""
+        kept = Kept(self._known, carry)
+        self._alive += carry.values()
+        with _outputs_of_weights(chunk.modules) if self._splits else nullcontext([]) as aside:
+            returned, seconds = timed(work, kept, chunk.saver)
+        given = held = boundary = sum(map(_bytes, carry.values()))
+        if chunk.saver is not None:
+            held, boundary = kept.held_input_bytes, _boundary(chunk.saver, carry, len(self.counted))
+        sizes = kept.num_bytes, kept.num_plain_bytes, kept.num_input_bytes
+        self.counted.append((*sizes, given, held, boundary, sum(aside)))
+        self._alive += kept.tensors
+        return returned, seconds
 
 
 def _boundary(saver: Saver, carry: Carry, index: int) -> int:
     with saver.microbatch(0, 0):
         kept = [saver.keep(tensor, "in0", index) for tensor in carry.values()]
     return sum(_bytes(one) if isinstance(one, Tensor) else one.num_bytes for one in kept)
-
-
-def _forward(chunk: Chunk, carry: Carry, targets: Tensor | None) -> Carry:
-    return chunk.forward(Run(0, 0, True), carry, targets)
 
 
 class Kept:
@@ -220,7 +233,8 @@ def _outputs_of_weights(module: nn.Module) -> Iterator[list[int]]:
             hook.remove()
 
 
-def _timed(work: Callable[[], Carry], kept: Kept | None = None, saver: Saver | None = None) -> tuple[Carry, float]:
+def timed(work: Callable[[], Carry], kept: Kept | None = None, saver: Saver | None = None) -> tuple[Carry, float]:
+    """Return what comes of some work, and the seconds it took; `kept` counts what autograd keeps of it."""
     began = time.perf_counter()
     with nullcontext() if kept is None else kept.counting(saver):
         result = work()
