@@ -112,23 +112,7 @@ def divide(prepared: Prepared, where: Origins | None = None) -> Stages:
     parameters = [sum(c.parameter_bytes for c in _of_stage(layers, placed, costs, s)) for s in range(strategy.stages)]
     shares = [_largest_share(whole, layers, placed, stage, sharing) for stage in range(strategy.stages)]
     fixed = tuple(int((2 + remembered * share) * own) for share, own in zip(shares, parameters, strict=True))
-    modes = _MODES if strategy.recompute == "fit" else (strategy.recompute,)
-    chosen = [modes[0]] * strategy.stages
-    while True:
-        predicted = _predict(strategy, layers, placed, costs, chosen)
-        stages = Stages(layers, placed, tuple(costs), tuple(chosen), fixed, predicted)
-        over = list(_over(strategy, stages))
-        if not over:
-            return stages
-        more = [stage for stage in over if chosen[stage] != modes[-1]]
-        if not more:
-            need = ", ".join(f"stage {s} {size(stages.stage_bytes(s))}" for s in over)
-            path = "strategy.stage_memory"
-            message = f"got {size(strategy.stage_memory or 0)}, but expected to need: {need}"
-            hint = "more stages, more micro-batches" + ("" if strategy.recompute == "fit" else ", or recompute: fit")
-            raise ConfigError([Problem(origins(path), path, message, hint)])
-        for stage in more:
-            chosen[stage] = modes[modes.index(chosen[stage]) + 1]
+    return _recomputing(strategy, layers, placed, costs, fixed, origins)
 
 
 def microbatch_size(strategy: Pipeline) -> int:
@@ -241,6 +225,34 @@ def _cut(strategy: Pipeline, costs: Sequence[LayerCost], copies: float) -> tuple
     held = [copies * cost.parameter_bytes for cost in costs]
     limit = strategy.stage_memory * strategy.stages / num_positions
     return tuple(balance(weights, num_positions, memory=held, limit=limit))
+
+
+def _recomputing(
+    strategy: Pipeline,
+    layers: tuple[int, ...],
+    placed: Placement,
+    costs: Sequence[LayerCost],
+    fixed: tuple[int, ...],
+    origins: Origins,
+) -> Stages:
+    """Return the stages, each of which recomputes as little as the memory allows, where that is left open."""
+    modes = _MODES if strategy.recompute == "fit" else (strategy.recompute,)
+    chosen = [modes[0]] * strategy.stages
+    while True:
+        predicted = _predict(strategy, layers, placed, costs, chosen)
+        stages = Stages(layers, placed, tuple(costs), tuple(chosen), fixed, predicted)
+        over = list(_over(strategy, stages))
+        if not over:
+            return stages
+        more = [stage for stage in over if chosen[stage] != modes[-1]]
+        if not more:
+            need = ", ".join(f"stage {s} {size(stages.stage_bytes(s))}" for s in over)
+            path = "strategy.stage_memory"
+            message = f"got {size(strategy.stage_memory or 0)}, but expected to need: {need}"
+            hint = "more stages, more micro-batches" + ("" if strategy.recompute == "fit" else ", or recompute: fit")
+            raise ConfigError([Problem(origins(path), path, message, hint)])
+        for stage in more:
+            chosen[stage] = modes[modes.index(chosen[stage]) + 1]
 
 
 def _predict(

@@ -16,7 +16,7 @@ step does, after all micro-batches are through:
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import nullcontext
 from typing import Any, NamedTuple
 
@@ -165,16 +165,7 @@ class Rank:
         for index, rows in enumerate(batches):
             split = self._batches.split(rows, self.replica)
             yield from self._agree({len(part) for part in split}, training=True)
-            seed = integer(settings.seed, "layers", number, index, self.replica)
-            batch = Batch(
-                [len(part) for part in split],
-                [losses.weight(settings.loss["reduction"], len(part), total) for part in split],
-                seed,
-                lambda m, split=split: self._inputs(self._dataset.train_x[split[m]]),
-                lambda m, split=split: to_labels(self._dataset.train_y[split[m]]).to(self._device),
-                settings.keeps(self.stage, len(split)),
-            )
-            actions = self._actions(len(split))
+            batch, actions = self._batch(number, index, split, total), self._actions(len(split))
             run = Interpreter(self.chunks, settings.placement, self._transport, self._boundaries, batch, actions)
             while not run.done:
                 while not run.ready():
@@ -210,6 +201,18 @@ class Rank:
             yield from self.update.hand_round(self._collective, group)
         norm = norm if settings.clip_norm is not None else float("nan")
         yield StepResult(loss, norm, int(vector[2]), bool(vector[1]))
+
+    def _batch(self, number: int, index: int, split: Sequence[np.ndarray], total: int) -> Batch:
+        """Return the micro-batches of batch `index` of a step of `total` examples."""
+        settings = self.settings
+        return Batch(
+            [len(part) for part in split],
+            [losses.weight(settings.loss["reduction"], len(part), total) for part in split],
+            integer(settings.seed, "layers", number, index, self.replica),
+            lambda m: self._inputs(self._dataset.train_x[split[m]]),
+            lambda m: to_labels(self._dataset.train_y[split[m]]).to(self._device),
+            settings.keeps(self.stage, len(split)),
+        )
 
     def _actions(self, num_microbatches: int) -> list[Action]:
         if num_microbatches not in self._lists:
