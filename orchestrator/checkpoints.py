@@ -72,9 +72,9 @@ class CheckpointStore:
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(self.location).absolute())
         except (pa.ArrowException, OSError, ValueError) as error:
-            raise ConfigError(
-                [Problem("config", "checkpoint.storage", f"cannot use {self.location!r}: {error}")]
-            ) from error
+            path, told = "checkpoint.storage", f"cannot use {self.location!r}: {error}"
+            hint = "a folder, or an object store such as s3://bucket/runs"
+            raise ConfigError([Problem("config", path, told, hint)]) from error
         self._clients = SegmentFolder(self._fs, posixpath.join(self._root, "clients"))
 
     def probe(self) -> None:
@@ -259,7 +259,8 @@ class CheckpointStore:
         path = posixpath.join(self._root, f"step-{step:06d}", "checkpoint.json")
         marker: dict[str, Any] = json.loads(self._read(path))
         if marker["format"] not in READABLE:
-            raise ResumeError(f"{path} has format {marker['format']}, this version reads {FORMAT} and below")
+            told = f"{path} has format {marker['format']}, this version reads {FORMAT} and below"
+            raise ResumeError(told, "use the version of orchestrator that wrote it; see versions in manifest.json")
         return marker
 
     def _delete_unused_segments(self) -> None:

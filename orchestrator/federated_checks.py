@@ -110,7 +110,8 @@ def _shared(prepared: Prepared, where: Origins) -> Iterator[Problem]:
     try:
         re.compile(pattern or "")
     except re.error as error:
-        yield Problem(where(path), path, f"got {pattern!r}, which is no regular expression: {error}")
+        message = f"got {pattern!r}, which is no regular expression: {error}"
+        yield Problem(where(path), path, message, "a pattern for names of tensors, such as bias$")
         return
     first = body(prepared.model, prepared.dataset, pattern)
     names = ", ".join([*first.first_personal, *first.frozen][:6])

@@ -91,7 +91,7 @@ def grid(
     make_importable()
     if resume is not None:
         if config is not None:
-            raise ResumeError("grid() takes a config or a grid directory to resume, not both")
+            raise ResumeError("grid() takes a config or a grid directory to resume, not both", "leave one of them out")
         with RunDirectory.open(resume).lock():
             directory, experiment, refused = grid_directory.reopen(resume, tuple(overrides))
             return _run(experiment, directory, directory.path.parent, refused, tuple(overrides), quiet)

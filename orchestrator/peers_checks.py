@@ -87,7 +87,8 @@ def _alone(prepared: Prepared, strategy: Peers, where: Origins) -> Iterator[Prob
             yield Problem(where(path), path, message, hint)
     if strategy.algorithm.name == "bristle" and dataset.task != CLASSIFICATION:
         path = "strategy.algorithm.name"
-        yield Problem(where(path), path, f"got 'bristle', which learns classes; {dataset.name} has none")
+        message = f"got 'bristle', which learns classes; {dataset.name} has none"
+        yield Problem(where(path), path, message, "strategy.algorithm.name=gossip")
 
 
 def _together(prepared: Prepared, where: Origins) -> Iterator[Problem]:

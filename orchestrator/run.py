@@ -68,7 +68,7 @@ def run(
     """
     if resume is not None:
         if config is not None:
-            raise ResumeError("run() takes a config or a run directory to resume, not both")
+            raise ResumeError("run() takes a config or a run directory to resume, not both", "leave one of them out")
         return resume_run(resume, overrides=overrides, quiet=quiet)
     make_importable()
     if root is not None:

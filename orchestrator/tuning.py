@@ -75,7 +75,7 @@ def tune(
 
     if resume is not None:
         if config is not None:
-            raise ResumeError("tune() takes a config or a sweep directory to resume, not both")
+            raise ResumeError("tune() takes a config or a sweep directory to resume, not both", "leave one of them out")
         directory, experiment = sweep.reopen(resume, tuple(overrides))
         with directory.lock():
             return _search(experiment, directory, directory.path.parent, tuple(overrides), quiet)

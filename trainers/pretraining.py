@@ -63,12 +63,13 @@ def output_names(section: Mapping[str, Any], *, input_shape: tuple[int, ...], nu
     pattern = section["pretrain"]["output"]
     if pattern is not None:
         names = _sizes(section, input_shape, num_classes)
+        hint = f"names are {', '.join([*names][:6])}"
         try:
             found = frozenset(name for name in names if re.search(pattern, name))
         except re.error as error:
-            raise ModelError(f"output is {pattern!r}, which is no regular expression: {error}") from error
+            raise ModelError(f"output is {pattern!r}, which is no regular expression: {error}", hint) from error
         if not found:
-            raise ModelError(f"output is {pattern!r}, which finds no tensor", f"names are {', '.join([*names][:6])}")
+            raise ModelError(f"output is {pattern!r}, which finds no tensor", hint)
         return found
     fewer, more = (_sizes(section, input_shape, num_classes + extra) for extra in (0, 1))
     found = frozenset(name for name in fewer if name not in more or fewer[name].shape != more[name].shape)

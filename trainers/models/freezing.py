@@ -28,7 +28,8 @@ def freeze(model: nn.Module, pattern: str) -> list[str]:
     try:
         found = [name for name in names if re.search(pattern, name)]
     except re.error as error:
-        raise ModelError(f"freeze is {pattern!r}, which is no regular expression: {error}") from error
+        told = f"freeze is {pattern!r}, which is no regular expression: {error}"
+        raise ModelError(told, f"names are {_some(names)}") from error
     if not found:
         raise ModelError(f"freeze is {pattern!r}, which finds no parameter", f"names are {_some(names)}")
     if len(found) == len(names):
