@@ -135,12 +135,7 @@ def build(settings: Settings, dataset: Dataset) -> Built:
     Raises:
         ValueError: when the rule's arguments, or the model, do not suit the rule.
     """
-    model = models.build(
-        settings.model,
-        input_shape=dataset.input_shape,
-        num_classes=dataset.num_classes,
-        seed=settings.model_seed,
-    )
+    model = models.build_for(settings, dataset)
     rule = local.rule(**settings.rule)
     modules = rule.modules(
         local.units(model),

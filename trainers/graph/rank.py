@@ -33,7 +33,7 @@ from trainers.graph.reach import Reach
 from trainers.graph.selection import Selection
 from trainers.graph.settings import Settings
 from trainers.local import NotFinite
-from trainers.loop import Outcome, Spans
+from trainers.loop import Outcome, Spans, since
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.collective import Collective
 from trainers.pipeline.interpreter import Batch, Interpreter, Span
@@ -283,7 +283,7 @@ class GraphRank:
 
     def spans_since(self, began_s: float) -> Spans:
         """Return the spans of the last epoch, in seconds since `began_s` on this process's clock."""
-        return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self.spans]
+        return since(began_s, self.spans)
 
     @property
     def ends(self) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import nn
@@ -19,7 +19,7 @@ from trainers.models.trial import check
 if TYPE_CHECKING:
     from trainers.data.base import Dataset
 
-__all__ = ["GRAPH_NAMES", "NAMES", "ModelError", "build", "check", "check_on_graph", "shapes"]
+__all__ = ["GRAPH_NAMES", "NAMES", "ModelError", "build", "build_for", "check", "check_on_graph", "shapes"]
 
 _BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "logistic": logistic.build,
@@ -91,6 +91,21 @@ def build(
 
         attach(model, section["local_rule"], input_shape=input_shape, num_classes=num_classes, seed=seed)
     return model
+
+
+class Drawn(Protocol):
+    """Which model, and from which seed: what the settings of all gangs have."""
+
+    @property
+    def model(self) -> Mapping[str, Any]: ...
+    @property
+    def model_seed(self) -> int: ...
+
+
+def build_for(settings: Drawn, dataset: Dataset, *, whole_outputs: bool = False) -> nn.Module:
+    """Return the model of a gang, as of `build`."""
+    shape, classes, seed = dataset.input_shape, dataset.num_classes, settings.model_seed
+    return build(settings.model, input_shape=shape, num_classes=classes, seed=seed, whole_outputs=whole_outputs)
 
 
 def shapes(section: Mapping[str, Any], dataset: Dataset, *, seed: int) -> nn.Module | None:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from trainers.data.base import Dataset
+from trainers.loop import Spans
 from trainers.pipeline.collective import LocalCollective
 from trainers.pipeline.rank import Evaluated, Rank, StepResult
 from trainers.pipeline.settings import Settings
@@ -44,7 +45,7 @@ class InlinePipeline:
         for rank in self.ranks:
             restore(rank, trees, rank.replica)
 
-    def spans_since(self, began_s: float) -> list[list[tuple[str, int, int, float, float, float]]]:
+    def spans_since(self, began_s: float) -> list[Spans]:
         """Return what each stage of the first replica did in the last step, in seconds since `began_s`."""
         return [rank.spans_since(began_s) for rank in self.ranks if rank.replica == 0]
 

@@ -30,7 +30,7 @@ from trainers import activations, models
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.local import NotFinite
-from trainers.loop import Outcome
+from trainers.loop import Outcome, Spans, since
 from trainers.pipeline import losses
 from trainers.pipeline.boundaries import Agreement, Boundary
 from trainers.pipeline.chunk import Chunk
@@ -100,14 +100,8 @@ class Rank:
         self._dataset, self._transport, self._collective, self._device = dataset, transport, collective, device
         self._batches = Batches(settings, len(dataset.train_y))
         self._dtype = getattr(torch, settings.model["dtype"])
-        model = models.build(
-            settings.model,
-            input_shape=dataset.input_shape,
-            num_classes=dataset.num_classes,
-            seed=settings.model_seed,
-        )
         self._loss = losses.build(settings.loss)
-        whole = chain(model)
+        whole = chain(models.build_for(settings, dataset))
         self._heads = activations.heads_of({layer.index: layer.module for layer in whole.layers})
         self.part: Part[Chunk] = Part(whole, settings.layers, settings.placement, stage, self._make_chunk, device)
         self.update = Update(
@@ -138,9 +132,9 @@ class Rank:
             saver=make_saver(settings.memory, layers, self._heads),
         )
 
-    def spans_since(self, began_s: float) -> list[tuple[str, int, int, float, float, float]]:
+    def spans_since(self, began_s: float) -> Spans:
         """Return the spans of the last step, in seconds since `began_s` on this process's clock."""
-        return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self.spans]
+        return since(began_s, self.spans)
 
     # ------------------------------------------------------------------------------------------------- one step
 

@@ -84,13 +84,7 @@ def make(settings: Settings, dataset: Dataset, device: torch.device) -> Made:
     import deepspeed
 
     def build() -> nn.Module:
-        return models.build(
-            settings.model,
-            input_shape=dataset.input_shape,
-            num_classes=dataset.num_classes,
-            seed=settings.model_seed,
-            whole_outputs=True,
-        )
+        return models.build_for(settings, dataset, whole_outputs=True)
 
     if settings.stage == 3:
         dtype = torch.bfloat16 if settings.precision == "bf16" else None

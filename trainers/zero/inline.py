@@ -19,7 +19,7 @@ from trainers import models, modules, optimizers
 from trainers.data.base import Dataset
 from trainers.learning_rate import Rates
 from trainers.local import NotFinite
-from trainers.loop import Spans
+from trainers.loop import Spans, since
 from trainers.pipeline import batchnorm
 from trainers.pipeline.state import Trees, copied, remember, remind
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
@@ -41,13 +41,7 @@ class InlineZero:
     ) -> None:
         self.settings, self._dataset, self._device = settings, dataset, device or torch.device("cpu")
         self._evaluate_batch = evaluate_batch
-        self.model = models.build(
-            settings.model,
-            input_shape=dataset.input_shape,
-            num_classes=dataset.num_classes,
-            seed=settings.model_seed,
-            whole_outputs=True,
-        ).to(self._device)
+        self.model = models.build_for(settings, dataset, whole_outputs=True).to(self._device)
         low = settings.precision == "bf16"
         self._moved: dict[str, nn.Parameter] = {}
         for name, parameter in self.model.named_parameters():
@@ -160,7 +154,4 @@ class InlineZero:
 
     def spans_since(self, began_s: float) -> list[Spans]:
         """Return each share's spans in the last step, in seconds since `began_s`."""
-        return [
-            [(kind, chunk, index, *(time_s - began_s for time_s in times)) for kind, chunk, index, *times in spans]
-            for spans in self._spans
-        ]  # type: ignore[misc]
+        return [since(began_s, spans) for spans in self._spans]

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from trainers.data.base import Dataset
 from trainers.learning_rate import Rates
 from trainers.local import NotFinite
-from trainers.loop import Outcome, Spans
+from trainers.loop import Outcome, Spans, since
 from trainers.pipeline.batchnorm import combine
 from trainers.zero.engine import Made
 from trainers.zero.forward import Scoring, drawing, evaluating, figures
@@ -182,7 +182,7 @@ class Rank:
 
     def spans_since(self, began_s: float) -> Spans:
         """Return the spans of the last step, in seconds since `began_s` on this process's clock."""
-        return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in self._spans]
+        return since(began_s, self._spans)
 
     def _note(self, kind: str, index: int, began_s: float, end_s: float) -> None:
         self._spans.append((kind, 0, index, began_s, began_s, end_s))
