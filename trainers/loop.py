@@ -24,7 +24,7 @@ from trainers import wire
 Spans = Sequence[tuple[str, int, int, float, float, float]]
 
 
-def since(began_s: float, spans: Spans) -> list[tuple[str, int, int, float, float, float]]:
+def since(began_s: float, spans: Spans) -> Spans:
     """Return spans in seconds since a moment of their clock."""
     return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in spans]
 
