@@ -25,6 +25,7 @@ from orchestrator.report.page import (
     failure,
     highlight,
     minutes,
+    resume_command,
     tone,
 )
 from orchestrator.rundir import RunDirectory
@@ -69,7 +70,7 @@ def page(run: RunDirectory) -> Page:
         ],
         tiles=_tiles(results, table, names, grid, show),
         error=failure(manifest),
-        resume=f"orchestrator resume {run.path}" if status in ("INTERRUPTED?", "KILLED", "FAILED") else "",
+        resume=resume_command(run.path, status),
         sections=[section for section in sections if section is not None],
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -90,6 +91,11 @@ def render(page: Page) -> str:
 def tone(status: str) -> str:
     """Return the style class of a status."""
     return {"FINISHED": "good", "FAILED": "bad", "RUNNING": "live"}.get(status, "warn")
+
+
+def resume_command(path: Path, status: str) -> str:
+    """Return what to type to go on with a run, sweep or grid that stopped; nothing for others."""
+    return f"orchestrator resume {path}" if status in ("INTERRUPTED?", "KILLED", "FAILED") else ""
 
 
 def failure(manifest: Mapping[str, Any]) -> Failure | None:

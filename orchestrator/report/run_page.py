@@ -35,6 +35,7 @@ from orchestrator.report.page import (
     failure,
     highlight,
     minutes,
+    resume_command,
 )
 from orchestrator.report.reading import Facts
 
@@ -106,7 +107,7 @@ def page(facts: Facts) -> Page:
         ],
         tiles=_tiles(facts, saved),
         error=failure(manifest),
-        resume=f"orchestrator resume {facts.path}" if facts.status in ("INTERRUPTED?", "KILLED", "FAILED") else "",
+        resume=resume_command(facts.path, facts.status),
         sections=[section for section in sections if section is not None],
     )
 

@@ -19,6 +19,7 @@ from orchestrator.report.page import (
     failure,
     highlight,
     minutes,
+    resume_command,
     tone,
 )
 from orchestrator.report.reading import Facts, read
@@ -72,7 +73,7 @@ def page(run: RunDirectory) -> Page:
         ],
         tiles=_tiles(trials, best, metric, show),
         error=failure(manifest),
-        resume=f"orchestrator resume {run.path}" if facts.status in ("INTERRUPTED?", "KILLED", "FAILED") else "",
+        resume=resume_command(run.path, facts.status),
         sections=[section for section in sections if section is not None],
     )
 
