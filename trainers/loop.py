@@ -26,7 +26,10 @@ Spans = Sequence[tuple[str, int, int, float, float, float]]
 
 def since(began_s: float, spans: Spans) -> Spans:
     """Return spans in seconds since a moment of their clock."""
-    return [(*span[:3], *(time_s - began_s for time_s in span[3:])) for span in spans]
+    return [
+        (kind, chunk, microbatch, begin - began_s, ready - began_s, end - began_s)
+        for kind, chunk, microbatch, begin, ready, end in spans
+    ]
 
 
 class Context(Protocol):

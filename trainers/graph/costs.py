@@ -105,7 +105,9 @@ def measure(
     return [
         GraphLayerCost(
             f"{layer.name} ({type(layer.module).__name__})",
-            *times,
+            forward,
+            backward,
+            again,
             kept.num_bytes,
             width,
             back,
@@ -113,7 +115,9 @@ def measure(
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() * p.element_size() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, times, kept, width, back in zip(layers, best, counts, widths, returned, strict=True)
+        for layer, (forward, backward, again), kept, width, back in zip(
+            layers, best, counts, widths, returned, strict=True
+        )
     ]
 
 

@@ -98,12 +98,13 @@ def measure(
     return [
         LayerCost(
             f"{layer.name} ({type(layer.module).__name__})",
-            *times,
+            forward,
+            backward,
             *counted,
             sum(_bytes(p) for p in layer.module.parameters() if p.requires_grad),
             sum(p.numel() for p in layer.module.parameters() if p.requires_grad),
         )
-        for layer, times, counted in zip(layers.layers, best, counting.counted, strict=True)
+        for layer, (forward, backward), counted in zip(layers.layers, best, counting.counted, strict=True)
     ]
 
 
