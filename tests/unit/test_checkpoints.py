@@ -110,7 +110,7 @@ def test_a_checkpoint_of_another_format_is_told(tmp_path: Path) -> None:
     store.save(state(1))
     marker = tmp_path / "step-000001" / "checkpoint.json"
     marker.write_text(marker.read_text().replace('"format": 2', '"format": 9'))
-    with pytest.raises(ResumeError, match="format 9, this version reads 2"):
+    with pytest.raises(ResumeError, match=r"format 9, this version reads 2(?s:.*)use the version"):
         store.load(1)
 
 
@@ -118,7 +118,7 @@ def test_storage_that_cannot_be_used_is_told_before_training(tmp_path: Path) -> 
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"checkpoint\.storage: cannot write to"):
         CheckpointStore(tmp_path / "file" / "below", keep=1).probe()
-    with pytest.raises(ConfigError, match=r"checkpoint\.storage: cannot use"):
+    with pytest.raises(ConfigError, match=r"checkpoint\.storage: cannot use(?s:.*)such as s3://"):
         CheckpointStore("nonsense://bucket/run", keep=1)
     CheckpointStore(tmp_path / "new", keep=1).probe()
     assert list((tmp_path / "new").iterdir()) == []
