@@ -46,7 +46,7 @@ def run(
     """
     plain = Settings(**settings)
     worker = make(context, plain, dataset, origin_s, begin)
-    worker.restore(wire.decode_trees(start))
+    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
     if isinstance(worker, ReplayingWorker) and worker.number:
         transport = GroupTransport(range(plain.num_workers), worker.number, torch.device(context.device))
         worker.listen(worker.link.inbox(transport))

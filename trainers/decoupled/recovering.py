@@ -173,7 +173,7 @@ def run(
     worker = RecoveringWorker(
         plain, dataset, built, number, link, device, origin_s=origin_s, known=known, decides=decides
     )
-    worker.restore(wire.decode_trees(start))
+    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
     plan = loop.Plan(
         begin,
         plain.steps,
