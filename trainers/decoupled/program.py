@@ -7,62 +7,38 @@ and all tell what they measured, are drawn, and hold a part of the state.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 
 from strategies.local import serial
 from strategies.local.base import FeedbackModule
-from trainers import loop, wire
+from trainers import loop
 from trainers.data.base import Dataset
 from trainers.decoupled.fan import fan
 from trainers.decoupled.links import Link, carried, two_examples
 from trainers.decoupled.replaying import ReplayingWorker
 from trainers.decoupled.settings import Settings, build
+from trainers.decoupled.task import Task
 from trainers.decoupled.worker import Worker
 from trainers.loop import Context
 from trainers.pipeline.collective import group_of
 from trainers.pipeline.transport import GroupTransport, Spec
 
 
-def run(
-    context: Context,
-    *,
-    settings: Mapping[str, Any],
-    dataset: Dataset,
-    origin_s: float,
-    start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
-    checkpoint_every: int,
-) -> None:
-    """Train from batch `begin + 1` to the last, or until the driver says `stop`.
+def run(context: Context, **given: Any) -> None:
+    """Train from a state on to the last batch, or until the driver says `stop`.
 
     Args:
-        settings: of `settings.Settings`, as a mapping. origin_s: what time lines count from, as of `time.time`.
-        start: the state to begin with, tree -> Arrow bytes.
-        evaluate_every, checkpoint_every: in steps; both also after the last.
+        given: of `task.Task`.
     """
-    plain = Settings(**settings)
-    worker = make(context, plain, dataset, origin_s, begin)
-    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
+    task = Task(**given)
+    worker = make(context, task.plain, task.dataset, task.origin_s, task.begin)
+    task.restore(worker)
     if isinstance(worker, ReplayingWorker) and worker.number:
-        transport = GroupTransport(range(plain.num_workers), worker.number, torch.device(context.device))
+        transport = GroupTransport(range(task.plain.num_workers), worker.number, torch.device(context.device))
         worker.listen(worker.link.inbox(transport))
-    number, replica = plain.places()[context.rank]
-    plan = loop.Plan(
-        begin,
-        plain.steps,
-        evaluate_every,
-        checkpoint_every,
-        speaks=replica == 0 and number == plain.num_workers - 1,
-        drawn=None if replica else number,
-        saves=None if replica else number,
-        measures=replica == 0,
-        asks=context.rank == 0,
-    )
-    loop.train(context, worker, plan)
+    loop.train(context, worker, task.plan(context.rank))
     worker.link.flush()
 
 

@@ -17,12 +17,12 @@ from typing import Any
 import torch
 
 from strategies.local import Carry
-from trainers import loop, wire
-from trainers.data.base import Dataset
+from trainers import loop
 from trainers.decoupled.held import Held, Message, Place
 from trainers.decoupled.links import MARK_BYTES, Link, Mark, num_bytes
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.stream import Inbox, Line, Outbox
+from trainers.decoupled.task import Task
 from trainers.decoupled.worker import Worker
 from trainers.loop import Outcome
 
@@ -69,122 +69,33 @@ class HeldLink(Link):
         """Nothing to wait for: what is sent is held until it is wanted no more."""
 
     @property
-    def most_bytes(self) -> int:
-        """Bytes that were held at most so far."""
-        return self._outbox.held.most_bytes if self._outbox is not None else 0
-
-    def _take(self, place: Place) -> Message:
-        assert self._inbox is not None
-        message = self._inbox.take(place)
-        self._held = list(message.carry.values())
-        return message
-
-    def _put(self, message: Message) -> None:
-        assert self._outbox is not None
-        self._outbox.put(message)
-
-
-class RecoveringWorker(Worker):
-    """A worker that may have been started in the place of a lost one.
+    def run(line: Line, *, known: int | None = None, reached: int = 0, **given: Any) -> None:
+    """Train from a state on to the last batch, or until the driver says `stop`.
 
     Args:
-        known: last step that the driver knows all of; None where no worker was lost.
-        decides: first step after which this worker may end the run, where it is the first.
-    """
-
-    def __init__(self, *args: Any, known: int | None, decides: int, **more: Any) -> None:
-        super().__init__(*args, **more)
-        self._known = -1 if known is None else known
-        self._decides = decides
-        self.num_done = 0
-
-    def step(self, number: int, stop: bool = False) -> Outcome:
-        """As `Worker.step`."""
-        self.num_done = number
-        return super().step(number, stop and number >= self._decides)
-
-    def evaluate(self, number: int) -> Mapping[str, float]:
-        """As `Worker.evaluate`, with the bytes held at most; nothing where the driver knows it all."""
-        if number <= self._known:
-            self._losses = [[] for _ in self._modules]
-            return {}
-        found = dict(super().evaluate(number))
-        assert isinstance(self.link, HeldLink)
-        return found if self._is_last else {**found, f"workers/held_bytes_{self.number}": float(self.link.most_bytes)}
-
-
-class _Telling:
-    """A worker's steps for `loop.train`, and word to the driver once a worker is as far as the lost one was."""
-
-    def __init__(self, worker: RecoveringWorker, line: Line, outbox: Outbox | None, begin: int, reached: int) -> None:
-        self._worker, self._line, self._outbox = worker, line, outbox
-        self._begin, self._reached, self._told = begin, reached, False
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._worker, name)
-
-    def step(self, number: int, stop: bool) -> Outcome:
-        outcome = self._worker.step(number, stop)
-        if number > self._reached if self._outbox is None else self._outbox.is_new(number):
-            self.tell(number, number - 1 - self._begin)
-        return outcome
-
-    def tell(self, step: int, replayed: int) -> None:
-        """Say once that this worker is as far as the lost one was, and how many batches that took."""
-        if not self._told:
-            self._told = True
-            self._line.report({"kind": "caught_up", "step": step, "replayed": replayed})
-
-
-def limit_of(settings: Settings, checkpoint_every: int) -> int:
-    """Return how many batches a worker holds at most: those between two whole states, and those between the workers."""
-    return checkpoint_every + settings.queue * settings.num_workers
-
-
-def run(
-    line: Line,
-    *,
-    settings: Mapping[str, Any],
-    dataset: Dataset,
-    origin_s: float,
-    start: Mapping[str, Any],
-    begin: int,
-    evaluate_every: int,
-    checkpoint_every: int,
-    known: int | None = None,
-    reached: int = 0,
-) -> None:
-    """Train from batch `begin + 1` to the last, or until the driver says `stop`.
-
-    Args:
-        settings, start, begin: as in `program.run`.
         known: in the place of a lost worker, the last step that the driver knows all of. reached: the last step that
             the last worker told of.
+        given: of `task.Task`.
     """
-    plain = Settings(**settings)
-    number, last = line.rank, line.rank == plain.num_workers - 1
-    place, limit = Place.behind(begin, -1 if known is None else known), limit_of(plain, checkpoint_every)
-    built = build(plain, dataset)
-    outbox = None if last else Outbox(line, Held(plain.queue, limit, place))
+    task = Task(**given)
+    plain, begin, number = task.plain, task.begin, line.rank
+    place, limit = Place.behind(begin, -1 if known is None else known), limit_of(plain, task.checkpoint_every)
+    built = build(plain, task.dataset)
+    outbox = Outbox(line, Held(plain.queue, limit, place)) if number + 1 < plain.num_workers else None
     inbox = Inbox(line, number - 1, place) if number else None
-    link = HeldLink(inbox, outbox, begin)
-    device = torch.device(line.device)
-    decides = 0 if known is None else begin + limit
     worker = RecoveringWorker(
-        plain, dataset, built, number, link, device, origin_s=origin_s, known=known, decides=decides
+        plain,
+        task.dataset,
+        built,
+        number,
+        HeldLink(inbox, outbox, begin),
+        torch.device(line.device),
+        origin_s=task.origin_s,
+        known=known,
+        decides=0 if known is None else begin + limit,
     )
-    worker.restore({tree: wire.decode(payload) for tree, payload in start.items()})
-    plan = loop.Plan(
-        begin,
-        plain.steps,
-        evaluate_every,
-        checkpoint_every,
-        speaks=last,
-        drawn=number,
-        saves=number,
-        measures=True,
-        asks=number == 0,
-    )
+    task.restore(worker)
+    plan = task.plan(line.rank)
     if known is None:
         loop.train(line, worker, plan)
         return
