@@ -12,14 +12,14 @@ from dataclasses import dataclass
 import torch
 
 from orchestrator.config import Loaded
-from orchestrator.config.schema import LocalLearning
+from orchestrator.config.schema import Experiment, LocalLearning
 from orchestrator.gang_plan import GangPlan, common, milliseconds
 from orchestrator.local_stages import LocalStages, divide, settings_of
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from trainers import optimizers
 from trainers.decoupled.links import MARK_BYTES
-from trainers.decoupled.recovering import limit_of
+from trainers.decoupled.recovering import most_bytes
 
 HINT = "strategy.modules=N, cluster.resources_per_worker.CPU=0.5, or cluster.workers=0"
 
@@ -29,11 +29,12 @@ class LocalPlan(GangPlan):
     """What a local-learning run would do.
 
     Args:
-        memory: bytes of each process.
+        memory: bytes of each process. held_bytes: those of it that each worker holds at most for one that is lost.
     """
 
     stages: LocalStages
     memory: tuple[int, ...]
+    held_bytes: tuple[int, ...]
 
     def sections(self) -> Iterator[tuple[str, list[str]]]:
         """As `GangPlan.sections`."""
@@ -68,6 +69,9 @@ class LocalPlan(GangPlan):
         kept, whole = max(cost.saved_bytes for cost in stages.costs), stages.backpropagation_bytes
         than = f"; backpropagation keeps {size(whole)}" if whole is not None else ""
         yield f"{'kept for backward':<28}{size(kept):>14}   of a module at most{than}"
+        if any(self.held_bytes):
+            told = ", ".join(map(size, self.held_bytes[:-1]))
+            yield f"{'held for a lost worker':<28}{told:>14}   at most; batches, and evaluations under way"
         yield f"{'memory of a worker':<28}{', '.join(map(size, self.memory)):>14}   weights, optimizer, activations"
 
 
@@ -84,18 +88,24 @@ def plan_local(loaded: Loaded, prepared: Prepared) -> LocalPlan:
     dtype = getattr(torch, experiment.model.dtype)
     copies = 2 + optimizers.copies(strategy.optimizer.model_dump(), dtype)
     held = strategy.buffer if strategy.regime == "asynchronous" else strategy.queue
-    memory = []
+    memory, held_bytes = [], _held_bytes(experiment, stages)
     for worker in range(len(stages.shares)):
         own = stages.of_worker(worker)
         weights = sum(cost.num_parameters + cost.num_auxiliary for cost in own) * dtype.itemsize
         waiting = held * stages.sent_bytes[worker - 1] if worker else 0
-        if strategy.replaces and worker + 1 < len(stages.shares):
-            waiting += (
-                limit_of(settings_of(experiment, stages.shares), experiment.checkpoint_every)
-                * (stages.sent_bytes[worker])
-            )
         count = stages.replicas[worker]
-        rows = (max(cost.saved_bytes for cost in own) + waiting) // count
+        rows = (max(cost.saved_bytes for cost in own) + waiting + held_bytes[worker]) // count
         memory += [int(copies * weights) + rows] * count
     fields = common(loaded, prepared, memory, dataset.num_bytes, "workers")
-    return LocalPlan(**fields, hint=HINT, stages=stages, memory=tuple(memory))
+    return LocalPlan(**fields, hint=HINT, stages=stages, memory=tuple(memory), held_bytes=held_bytes)
+
+
+def _held_bytes(experiment: Experiment, stages: LocalStages) -> tuple[int, ...]:
+    """Return what each worker holds at most of what it sent; nothing in one process, or where all start again."""
+    strategy = experiment.strategy
+    assert isinstance(strategy, LocalLearning)
+    if not strategy.replaces or not experiment.num_workers:
+        return (0,) * len(stages.shares)
+    settings, every = settings_of(experiment, stages.shares), experiment.checkpoint_every
+    sent = zip(stages.sent_bytes, stages.test_bytes, strict=True)
+    return (*(most_bytes(settings, every, batch, evaluation) for batch, evaluation in sent), 0)

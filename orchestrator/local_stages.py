@@ -55,6 +55,11 @@ class LocalStages(NamedTuple):
         """Bytes of what each worker but the last sends for a batch, marks left out."""
         return [self.of_worker(worker)[-1].sent_bytes for worker in range(len(self.shares) - 1)]
 
+    @property
+    def test_bytes(self) -> list[int]:
+        """Bytes of what each worker but the last sends for an evaluation."""
+        return [self.of_worker(worker)[-1].test_bytes for worker in range(len(self.shares) - 1)]
+
 
 def divide(prepared: Prepared, where: Origins | None = None) -> LocalStages:
     """Make the modules, measure them, and deal them out.

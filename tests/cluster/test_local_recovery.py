@@ -12,6 +12,9 @@ import pytest
 import orchestrator
 from orchestrator.errors import WorkerError
 from orchestrator.life import Trial
+from orchestrator.local_plan import LocalPlan
+from orchestrator.planning import plan
+from orchestrator.progress import size
 from orchestrator.rundir import RunDirectory
 from tests.cluster.test_local_gang import config, same
 
@@ -71,3 +74,25 @@ def test_a_worker_killed_before_the_first_state_begins_again_at_the_start(refere
 def test_a_worker_lost_more_often_than_allowed_ends_the_run(tmp_path: Path, local_ray: str) -> None:
     with pytest.raises(WorkerError, match="orchestrator resume"):
         disturbed(tmp_path, local_ray, {6: (1,), 21: (2,)}, restarts=1)
+
+
+def test_the_plan_counts_the_batches_and_the_evaluations_that_a_worker_held_at_most(tmp_path, local_ray) -> None:
+    every, queue, modules = 4, 1, 2
+    strategy = {"modules": modules, "queue": queue, "steps": 12, "batch_size": 2}
+    settings = config(tmp_path, address=local_ray, recovery="alone", **strategy)
+    settings |= {"checkpoint": {"every": every}, "evaluate": {"every": every, "batch_size": 6}}
+    planned = plan(settings)
+    assert isinstance(planned, LocalPlan)
+    (batch,), (evaluation,) = planned.stages.sent_bytes, planned.stages.test_bytes
+    assert batch == 2 * 8 * 4 and evaluation == 16 * 8 * 4
+    assert planned.held_bytes == ((every + queue * modules) * batch + 2 * evaluation, 0)
+    together = plan({**settings, "strategy": {**settings["strategy"], "recovery": "together"}})
+    assert isinstance(together, LocalPlan) and together.held_bytes == (0, 0)
+    beyond = (alone - other for alone, other in zip(planned.memory, together.memory, strict=True))
+    assert tuple(beyond) == planned.held_bytes
+    shown = [line for _, lines in planned.sections() for line in lines]
+    assert any(line.startswith("held for a lost worker") and size(planned.held_bytes[0]) in line for line in shown)
+
+    held = orchestrator.run(settings, quiet=True).metrics["workers/held_bytes_0"]
+    # No state is whole before the last worker has had all of the evaluation due with it.
+    assert every * batch + evaluation <= held <= planned.held_bytes[0]

@@ -16,7 +16,7 @@ from trainers import optimizers
 from trainers.activations import Saver
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
-from trainers.decoupled.links import num_bytes
+from trainers.decoupled.links import num_bytes, two_examples
 from trainers.decoupled.settings import Built, Settings
 from trainers.threads import intra_op_threads
 
@@ -30,7 +30,8 @@ class ModuleCost(NamedTuple):
     Args:
         units: names of the model's tensors that it has. num_parameters: of the model. num_auxiliary: besides.
         forward_s, learn_s: seconds until its carry can be sent, and of learning, its optimizer's steps included.
-        saved_bytes: most that autograd keeps. sent_bytes: of its carry.
+        saved_bytes: most that autograd keeps. sent_bytes: of its carry. test_bytes: of its carries in an evaluation, of
+            all test examples together.
     """
 
     names: tuple[str, ...]
@@ -40,6 +41,7 @@ class ModuleCost(NamedTuple):
     learn_s: float
     saved_bytes: int
     sent_bytes: int
+    test_bytes: int
 
 
 def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) -> list[ModuleCost]:
@@ -71,11 +73,21 @@ def measure(built: Built, settings: Settings, dataset: Dataset, threads: int) ->
                 sent_bytes[index] = num_bytes(carry)
     if built.rule.stream == "none":
         sent_bytes = [0] * len(built.modules)
-    own = _own(built)
+    own, test_bytes = _own(built), _test_bytes(built, settings, dataset)
     return [
-        ModuleCost(*own[index], *min(times[index], key=sum), saved_bytes[index], sent_bytes[index])
+        ModuleCost(*own[index], *min(times[index], key=sum), saved_bytes[index], sent_bytes[index], test_bytes[index])
         for index in range(len(built.modules))
     ]
+
+
+def _test_bytes(built: Built, settings: Settings, dataset: Dataset) -> list[int]:
+    """Return the bytes of what each module hands on in an evaluation, counted on two examples."""
+    x, _ = two_examples(dataset, getattr(torch, settings.model["dtype"]))
+    carry, found = built.rule.start(x, None, dataset.num_classes, 0), []
+    for module in built.modules:
+        carry = module.infer(carry)
+        found.append(num_bytes(carry) // len(x) * len(dataset.test_y))
+    return found
 
 
 def backpropagation_bytes(built: Built, settings: Settings, dataset: Dataset, threads: int) -> int | None:

@@ -18,7 +18,7 @@ import torch
 
 from strategies.local import Carry
 from trainers import loop
-from trainers.decoupled.held import Held, Message, Place
+from trainers.decoupled.held import NUM_EVALUATIONS, Held, Message, Place
 from trainers.decoupled.links import MARK_BYTES, Link, Mark, num_bytes
 from trainers.decoupled.settings import Settings, build
 from trainers.decoupled.stream import Inbox, Line, Outbox
@@ -69,7 +69,88 @@ class HeldLink(Link):
         """Nothing to wait for: what is sent is held until it is wanted no more."""
 
     @property
-    def run(line: Line, *, known: int | None = None, reached: int = 0, **given: Any) -> None:
+    def most_bytes(self) -> int:
+        """Bytes that were held at most so far."""
+        return self._outbox.held.most_bytes if self._outbox is not None else 0
+
+    def _take(self, place: Place) -> Message:
+        assert self._inbox is not None
+        message = self._inbox.take(place)
+        self._held = list(message.carry.values())
+        return message
+
+    def _put(self, message: Message) -> None:
+        assert self._outbox is not None
+        self._outbox.put(message)
+
+
+class RecoveringWorker(Worker):
+    """A worker that may have been started in the place of a lost one.
+
+    Args:
+        known: last step that the driver knows all of; None where no worker was lost.
+        decides: first step after which this worker may end the run, where it is the first.
+    """
+
+    def __init__(self, *args: Any, known: int | None, decides: int, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self._known = -1 if known is None else known
+        self._decides = decides
+        self.num_done = 0
+
+    def step(self, number: int, stop: bool = False) -> Outcome:
+        """As `Worker.step`."""
+        self.num_done = number
+        return super().step(number, stop and number >= self._decides)
+
+    def evaluate(self, number: int) -> Mapping[str, float]:
+        """As `Worker.evaluate`, with the bytes held at most; nothing where the driver knows it all."""
+        if number <= self._known:
+            self._losses = [[] for _ in self._modules]
+            return {}
+        found = dict(super().evaluate(number))
+        assert isinstance(self.link, HeldLink)
+        return found if self._is_last else {**found, f"workers/held_bytes_{self.number}": float(self.link.most_bytes)}
+
+
+class _Telling:
+    """A worker's steps for `loop.train`, and word to the driver once a worker is as far as the lost one was."""
+
+    def __init__(self, worker: RecoveringWorker, line: Line, outbox: Outbox | None, begin: int, reached: int) -> None:
+        self._worker, self._line, self._outbox = worker, line, outbox
+        self._begin, self._reached, self._told = begin, reached, False
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._worker, name)
+
+    def step(self, number: int, stop: bool) -> Outcome:
+        outcome = self._worker.step(number, stop)
+        if number > self._reached if self._outbox is None else self._outbox.is_new(number):
+            self.tell(number, number - 1 - self._begin)
+        return outcome
+
+    def tell(self, step: int, replayed: int) -> None:
+        """Say once that this worker is as far as the lost one was, and how many batches that took."""
+        if not self._told:
+            self._told = True
+            self._line.report({"kind": "caught_up", "step": step, "replayed": replayed})
+
+
+def limit_of(settings: Settings, checkpoint_every: int) -> int:
+    """Return how many batches a worker holds at most: those between two whole states, and those between the workers."""
+    return checkpoint_every + settings.queue * settings.num_workers
+
+
+def most_bytes(settings: Settings, checkpoint_every: int, sent_bytes: int, test_bytes: int) -> int:
+    """Return how many bytes a worker holds at most.
+
+    Args:
+        sent_bytes: of what it sends for a batch. test_bytes: for an evaluation.
+    """
+    return limit_of(settings, checkpoint_every) * sent_bytes + NUM_EVALUATIONS * test_bytes
+
+
+def run(line: Line, *, known: int | None = None, reached: int = 0, **given: Any) -> None:
     """Train from a state on to the last batch, or until the driver says `stop`.
 
     Args:

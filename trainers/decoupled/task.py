@@ -38,7 +38,7 @@ class Task:
 
     def restore(self, worker: Worker) -> None:
         """Bring a worker to the state that the run begins with."""
-        worker.restore({tree: wire.decode(payload) for tree, payload in self.start.items()})
+        worker.restore(wire.decode_trees(self.start))
 
     def plan(self, rank: int) -> loop.Plan:
         """Return when a rank does what: of several replicas of a worker the first tells, is drawn and saves."""
