@@ -17,10 +17,11 @@ and v = 0.5 for images, SGD with lr 1 and momentum 0 (vectors, 256 a batch, clip
 What comes down does not depend on the batch: C rows of a layer's width. `feedback` is given those of the module above,
 keeps them for the next batches, and returns its own for the module below.
     serial       `serial.descend` before every batch: every level meets c of the weights as they are, as the program.
-    pipelined    that would make the first module wait for the last. Instead each module, when it begins a batch, takes
-                 the c that the module above sent when it began the batch before (or two before, and so on), and then
-                 sends its own; the bits are those of `serial.descend(..., before)`. On digits (three layers of 100,
-                 ReLU, 3 seeds) serial and one batch late are both at 91 to 94 % after 10 epochs, and at 98 % after 50.
+                 Every run does this; the first module then waits for the last.
+    pipelined    each module, when it begins a batch, takes the c that the module above sent when it began the batch
+                 before (or two before, and so on), and then sends its own: `serial.descend(..., before)`. The program
+                 has no such thing, and no run offers it. On digits (three layers of 100, ReLU, 3 seeds) serial and one
+                 batch late are both at 91 to 94 % after 10 epochs, and at 98 % after 50.
 What a module has before anything came is c of the initial weights.
 
 Deviations: the program clips F's gradients over all layers together, and B's; here each module clips its F and its
