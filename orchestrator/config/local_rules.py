@@ -44,8 +44,10 @@ class AugLocal(_Rule):
     depth: PositiveInt = Field(2, description="units of the deepest auxiliary network, d")
     min_depth: PositiveInt = Field(1, description="units of the shallowest")
     decay: UpToOne = Field(0.5, description="how far depths fall towards min_depth; 0: one depth everywhere")
-    modules: PositiveInt | Literal["paper", "each"] | None = Field(
-        None, description="null: one a worker, cut by cost; paper: as many as units less depth; each: one a unit"
+    modules: PositiveInt | Literal["paper", "each"] | list[PositiveInt] | None = Field(
+        None,
+        description="null: one a worker, cut by cost; paper: as many as units less depth; each: one a unit; a list: "
+        "units of each",
     )
 
 
@@ -54,8 +56,8 @@ class Dgl(_Rule):
 
     name: Literal["dgl"]
     hidden: NonNegativeInt = Field(2, description="hidden layers of an auxiliary network")
-    modules: PositiveInt | Literal["each"] | None = Field(
-        None, description="null: one a worker, cut by cost; each: one a unit"
+    modules: PositiveInt | Literal["each"] | list[PositiveInt] | None = Field(
+        None, description="null: one a worker, cut by cost; each: one a unit; a list: units of each"
     )
 
 
@@ -65,8 +67,8 @@ class PredSim(_Rule):
     name: Literal["predsim"]
     beta: UpToOne = Field(0.99, description="share of the similarity loss")
     features: PositiveInt = Field(4096, description="most numbers an image is pooled to before labels are predicted")
-    modules: PositiveInt | Literal["each"] | None = Field(
-        None, description="null: one a worker, cut by cost; each: one a unit"
+    modules: PositiveInt | Literal["each"] | list[PositiveInt] | None = Field(
+        None, description="null: one a worker, cut by cost; each: one a unit; a list: units of each"
     )
 
 

@@ -14,9 +14,10 @@ Rounding is half to even, as in the authors' program; half up gives other networ
 where d_i is 1. The ImageNet experiments have neither a pyramid (`decay=0`) nor a smaller K (`modules="each"`).
 
 Beyond the paper: `modules=N` makes N modules of any number of units, one auxiliary network a worker, cut so that the
-costliest module costs least (`cuts.py`); of a model that is no residual network or VGG, units are adapted
-(`auxiliary.py`). Rate schedules, weight decay and augmentation are the caller's; published for CIFAR-10: SGD with
-Nesterov momentum 0.9, weight decay 1e-4, batch 1024, rate 0.8 with a cosine over 400 epochs.
+costliest module costs least (`cuts.py`), and `modules=[a, b, ...]` modules of so many units; of a model that is no
+residual network or VGG, units are adapted (`auxiliary.py`). Rate schedules, weight decay and augmentation are the
+caller's; published for CIFAR-10: SGD with Nesterov momentum 0.9, weight decay 1e-4, batch 1024, rate 0.8 with a cosine
+over 400 epochs.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ def build(
     Args:
         depth: d, units of the deepest auxiliary network. min_depth: d_min.
         decay: tau, how far depths fall towards `min_depth`; 0 for one depth everywhere.
-        modules: `paper`, K = n - d; `each`, one a unit; or how many.
+        modules: `paper`, K = n - d; `each`, one a unit; how many, cut by cost; or the units of each.
     """
     _check(depth, min_depth, decay)
 

@@ -33,7 +33,7 @@ def build(hidden: int = 2, modules: Modules = "each") -> LocalRule:
 
     Args:
         hidden: hidden affine maps of an auxiliary network.
-        modules: `each`, one a unit; or how many, cut by cost.
+        modules: `each`, one a unit; how many, cut by cost; or the units of each.
     """
     if hidden < 0:
         raise ValueError(f"hidden must be at least 0, got {hidden}")

@@ -36,7 +36,7 @@ def build(beta: float = 0.99, features: int = 4096, modules: Modules = "each") -
     Args:
         beta: share of the similarity loss.
         features: most numbers that an image is pooled to before its labels are predicted.
-        modules: `each`, one a unit; or how many, cut by cost.
+        modules: `each`, one a unit; how many, cut by cost; or the units of each.
     """
     if not 0 <= beta <= 1:
         raise ValueError(f"beta must be from 0 to 1, got {beta}")

@@ -9,6 +9,8 @@ scores meet the labels in a cross-entropy. Auxiliary networks take no part in in
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -22,8 +24,8 @@ from strategies.seeds import integer
 
 Criterion = Callable[[Any, Tensor], Tensor]
 """`(what the auxiliary network returned, targets) -> loss`."""
-Modules = int | Literal["each"]
-"""How many modules, cut by cost; or `each`, one a unit."""
+Modules = int | Literal["each"] | Sequence[int]
+"""How many modules, cut by cost; `each`, one a unit; or the units of each module, in order, the head left out."""
 
 
 class Supervised(LocalModule):
@@ -103,9 +105,18 @@ def grouping(modules: Modules) -> int | Callable[[int], Sequence[int]]:
     """Return what `build` takes for a rule's argument of this name."""
     if modules == "each":
         return lambda num_units: range(num_units - 1)
+    if isinstance(modules, Sequence) and not isinstance(modules, str):
+        return partial(_ends, modules)
     if not isinstance(modules, int) or modules < 1:
-        raise ValueError(f"modules must be a whole number above 0 or each, got {modules!r}")
+        raise ValueError(f"modules must be a whole number above 0, each, or the units of each; got {modules!r}")
     return modules
+
+
+def _ends(modules: Sequence[int], num_units: int) -> list[int]:
+    """Return the last unit of each module but the last, of modules of so many units."""
+    if sum(modules) != num_units or min(modules) < 1:
+        raise ValueError(f"modules must have {num_units} units together and each at least one, got {list(modules)}")
+    return [after - 1 for after in accumulate(modules[:-1])]
 
 
 def _start(x: Tensor, y: Tensor | None, num_classes: int, seed: int) -> Carry:

@@ -179,6 +179,7 @@ def test_an_asynchronous_run_without_speed_differences_still_is_not_the_serial_p
     [
         ({"modules": 9}, "strategy.modules", "modules must be from 1 to"),
         ({"rule": {"name": "dgl", "modules": 2}}, "strategy.modules", "3 processes for the 2 modules that dgl makes"),
+        ({"rule": {"name": "dgl", "modules": [1, 1, 9]}}, "strategy.rule.modules", "must have 5 units together"),
         ({"rule": {"name": "auglocal", "depth": 1, "min_depth": 2}}, "strategy.rule", "1 <= min_depth <= depth"),
         ({"rule": {"name": "auglocal", "wide": 1}}, "strategy.rule.wide", "unknown key"),
         ({"rule": {"name": "auglokal"}}, "strategy.rule", "auglocal"),

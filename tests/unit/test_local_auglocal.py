@@ -199,11 +199,29 @@ def test_a_network_three_times_as_deep_saves_no_more(deep: int) -> None:
         ({"modules": "paperr"}, "got 'paperr'"),
         ({"depth": 4}, "depth must be below the 4 units"),
         ({"modules": 5}, "modules must be from 1 to 4"),
+        ({"modules": [2, 3]}, r"modules must have 4 units together and each at least one, got \[2, 3\]"),
+        ({"modules": [4, 0]}, r"each at least one, got \[4, 0\]"),
+        ({"modules": []}, r"4 units together and each at least one, got \[\]"),
     ],
 )
 def test_what_cannot_be_is_refused_with_what_can(arguments, said) -> None:
     with pytest.raises(ValueError, match=said):
         modules_of(resnet(8), "auglocal", **arguments)
+
+
+@pytest.mark.parametrize("name", ["auglocal", "dgl", "predsim"])
+def test_modules_have_the_units_they_are_told_and_are_otherwise_those_of_a_number_of_modules(name: str) -> None:
+    _, by_cost = modules_of(resnet(20), name, modules=2)
+    counts = [len(module.units) for module in by_cost]
+    counts[-1] -= 1  # the head is not counted
+    _, told = modules_of(resnet(20), name, modules=counts)
+    for left, right in zip(by_cost, told, strict=True):
+        theirs = right.state_dict()
+        assert left.state_dict().keys() == theirs.keys()
+        assert all(torch.equal(tensor, theirs[key]) for key, tensor in left.state_dict().items())
+    _, three = modules_of(resnet(20), name, modules=(1, 7, 2))
+    assert [len(module.units) for module in three] == [1, 7, 3]
+    assert [module.auxiliary is None for module in three] == [False, False, True]
 
 
 def test_a_plan_ends_within_the_units() -> None:
