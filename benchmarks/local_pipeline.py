@@ -8,7 +8,11 @@ Sides alternate in segments of some batches, from one barrier to the next; the f
 the local side's time and in that of every schedule. Ratios are of throughput, the local side's over the other's: more
 than 1 means that local learning is faster. Bytes are counted and held against boundary activations plus marks.
 
-    python -m benchmarks.local_pipeline [--depth 20] [--width 16] [--batch 64] [--segments 5] [--batches 12]
+    python -m benchmarks.local_pipeline [--depth 20] [--width 16] [--batch 64] [--segments 5] [--batches 12] [--profile]
+
+The cut is the local rule's, by counted multiplications; `--cut N` puts it after N units, on both sides, and
+`--pipeline-cut N` for the pipelines alone. `--profile` also prints what each worker's seconds went to, and what the
+arithmetic of the schedules allows (`local_profile`).
 """
 
 from __future__ import annotations
@@ -25,10 +29,12 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from benchmarks.local_profile import Clocks, Profile, show
 from benchmarks.pipeline_sides import spread
 from benchmarks.silent import Silent
 from benchmarks.workloads import Plain, in_processes
 from strategies.local import units
+from strategies.pipeline import schedule
 from trainers.data.base import CLASSIFICATION, Dataset
 from trainers.decoupled import program as local_program
 from trainers.decoupled.links import MARK_BYTES
@@ -54,11 +60,13 @@ def images(examples: int) -> Dataset:
 
 def local_settings(arguments: argparse.Namespace) -> LocalSettings:
     """Return the local side's training."""
+    num_units = arguments.depth // 2  # the stem and (depth - 2) / 2 blocks; the head is not counted
+    modules = 2 if arguments.cut is None else (arguments.cut, num_units - arguments.cut)
     return LocalSettings(
         model=model(arguments),
         seed=1,
         model_seed=1,
-        rule={"name": "auglocal", "depth": arguments.auxiliary, "modules": 2},
+        rule={"name": "auglocal", "depth": arguments.auxiliary, "modules": modules},
         shares=(1, 1),
         batch_size=arguments.batch,
         steps=FOREVER,
@@ -77,7 +85,7 @@ def model(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def cut(arguments: argparse.Namespace, data: Dataset) -> tuple[int, int]:
-    """Return where the local rule cuts, in layers of the pipeline's chain."""
+    """Return where the local rule cuts, in layers of the pipeline's chain, of which the last is the head."""
     built = build(local_settings(arguments), data)
     first = {id(parameter) for parameter in built.modules[0].parameters()}
     layers = chain(built.model).layers
@@ -125,15 +133,19 @@ def measure(
     alone = local_program.make(context, local_settings(arguments), data, began_s)
     alone.link._transport = Silent(lambda spec: _drawn(spec).clone())
     ranks = {
-        name: pipeline_program.build(context, pipeline_settings(arguments, name, layers), data) for name in SCHEDULES
+        name: pipeline_program.build(context, pipeline_settings(arguments, name, layers), data)
+        for name in arguments.schedules
     }
-    numbers = dict.fromkeys(("lossless", "ceiling", *SCHEDULES), 0)
+    numbers = dict.fromkeys(("lossless", "ceiling", *ranks), 0)
+    clocks = {name: Clocks(side) for name, side in {"lossless": lossless, **ranks}.items()} if arguments.profile else {}
 
     def one(name: str) -> None:
         numbers[name] += 1
         if name in ranks:
             for _ in ranks[name].step(numbers[name]):
                 pass
+            if name in clocks:
+                clocks[name].step_done()
             return
         outcome = (lossless if name == "lossless" else alone).step(numbers[name])
         if rank == 1 and name == "lossless" and numbers[name] == 1:
@@ -141,6 +153,8 @@ def measure(
 
     for segment in range(-1, arguments.segments):
         seconds = {}
+        for each in clocks.values() if segment == 0 else ():
+            each.clear()
         for name in list(numbers) if segment % 2 == 0 else list(numbers)[::-1]:
             count = 2 if segment < 0 else arguments.batches
             dist.barrier()
@@ -149,10 +163,19 @@ def measure(
                 one(name)
             if name == "lossless":
                 lossless.link.flush()
+            done = time.perf_counter()
             dist.barrier()
+            if name in clocks:
+                clocks[name].waited(time.perf_counter() - done)
             seconds[name] = (time.perf_counter() - began) / count
         if rank == 0 and segment >= 0:
             send(("seconds", seconds))
+    if clocks:
+        own = {name: each.read(arguments.segments * arguments.batches) for name, each in clocks.items()}
+        both: list[Any] | None = [None, None] if rank == 0 else None
+        dist.gather_object(own, both)
+        if both is not None:
+            send(("profiles", {name: [one[name] for one in both] for name in own}))
 
 
 def main() -> None:
@@ -160,10 +183,16 @@ def main() -> None:
     for name, default in (("depth", 20), ("width", 16), ("batch", 64), ("auxiliary", 2), ("segments", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--batches", type=int, default=12, help="of each side in a segment")
+    parser.add_argument("--schedules", nargs="+", choices=SCHEDULES, default=SCHEDULES, help="of the pipelines")
+    parser.add_argument("--cut", type=int, help="units of the first module and stage")
+    parser.add_argument("--pipeline-cut", type=int, help="units of the first stage")
+    parser.add_argument("--profile", action="store_true", help="also print what the seconds went to")
     arguments = parser.parse_args()
     data = images(4 * arguments.batch)
-    layers = cut(arguments, data)
-    rows = []
+    layers = own = cut(arguments, data)
+    if arguments.pipeline_cut is not None:
+        layers = arguments.pipeline_cut, sum(own) - arguments.pipeline_cut
+    rows, profiles = [], dict[str, list[Profile]]()
     for kind, told in in_processes(measure, 2, arguments, data, layers):
         if kind == "bytes":
             built = build(local_settings(arguments), data)
@@ -171,15 +200,21 @@ def main() -> None:
             boundary = boundary_bytes(built.modules[0], x)
             assert told == boundary + MARK_BYTES, f"{told} bytes were sent, {boundary} and a mark expected"
             print(f"bytes of a batch: {told:,.0f}, boundary activations and a mark; none come back")
+        elif kind == "profiles":
+            profiles = told
         else:
             rows.append(told)
-    print(f"ResNet-{arguments.depth} of width {arguments.width}, batches of {arguments.batch}, cut {layers}")
+    print(f"ResNet-{arguments.depth} of width {arguments.width}, batches of {arguments.batch}")
+    print(f"cut {own}, the pipelines' {layers}")
     print(f"  {'side':<14}{'s / batch':>10}   throughput of lossless over it")
     for name in rows[0]:
         ratios = [row[name] / row["lossless"] for row in rows]
         print(f"  {name:<14}{statistics.median(row[name] for row in rows):>10.4f}   {spread(ratios)}")
-    best = [min(row[name] for name in SCHEDULES) / row["lossless"] for row in rows]
+    best = [min(row[name] for name in arguments.schedules) / row["lossless"] for row in rows]
     print(f"  over the best schedule of each segment: {spread(best)}")
+    if profiles:
+        mean = {name: statistics.mean(row[name] for row in rows) for name in profiles}
+        show(mean, profiles, {name: schedule(name, 2, MICROBATCHES) for name in arguments.schedules})
 
 
 def boundary_bytes(module: Any, x: Tensor) -> int:
