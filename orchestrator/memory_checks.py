@@ -12,24 +12,30 @@ from orchestrator.errors import ConfigError, Problem
 from trainers.activations import part_names, unused_patterns
 
 
-def insist_parts(memory: Memory | None, layers: Mapping[int, tuple[str, nn.Module]], where: Origins) -> None:
-    """Check that each pattern finds a part of some layer.
+Layers = Mapping[int, tuple[str, nn.Module]]
+"""By number, name and module, as `trainers.activations.Saver` takes them."""
 
-    Args:
-        layers: by number, name and module, as `trainers.activations.Saver` takes them.
 
-    Raises:
-        ConfigError: with a problem for each that finds none.
-    """
+def memory_problems(memory: Memory | None, layers: Layers, where: Origins) -> list[Problem]:
+    """Return a problem for each pattern that finds no part of any layer."""
     section = plain(memory)
     if section is None:
-        return
+        return []
     path = "strategy.memory.layers"
     names = part_names(layers)
     shown = [name for name in names if name]
     told = ", ".join(shown[:6]) + (", ..." if len(shown) > 6 else "")
-    if problems := [
+    return [
         Problem(where(path), path, f"got {pattern!r}, which finds no part of the model", f"parts are {told}")
         for pattern in unused_patterns(section, names)
-    ]:
+    ]
+
+
+def insist_parts(memory: Memory | None, layers: Layers, where: Origins) -> None:
+    """Check that each pattern finds a part of some layer.
+
+    Raises:
+        ConfigError: with the problems of `memory_problems`.
+    """
+    if problems := memory_problems(memory, layers, where):
         raise ConfigError(problems)

@@ -15,9 +15,11 @@ from typing import Any, NamedTuple
 import torch
 
 from orchestrator.config import Origins
+from orchestrator.config.memory import plain
 from orchestrator.config.schema import Experiment, Sharded
 from orchestrator.errors import ConfigError, Problem
 from orchestrator.gang_settings import shared_by_batches
+from orchestrator.memory_checks import memory_problems
 from orchestrator.preparing import Prepared
 from orchestrator.progress import size
 from strategies.sharded import Split, parse
@@ -75,6 +77,7 @@ def divide(prepared: Prepared, where: Origins | None = None, *, compare: bool = 
     shapes = {name: tuple(p.shape) for name, p in prepared.model.named_parameters()}
     placements = resolve(strategy.patterns(), list(shapes))
     problems = list(_problems(strategy, shapes, placements, origins))
+    problems += memory_problems(strategy.memory, {0: ("", prepared.model)}, origins)
     if problems:
         raise ConfigError(problems)
     split = {name: entries for name, entries in placements.items() if any(isinstance(parse(e), Split) for e in entries)}
@@ -134,6 +137,7 @@ def settings_of(experiment: Experiment, placements: Placements, batch_axes: tupl
         placements=placements,
         batch_axes=batch_axes,
         evaluate_batch=experiment.evaluate.batch_size,
+        memory=plain(strategy.memory),
     )
 
 

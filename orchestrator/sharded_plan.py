@@ -73,6 +73,9 @@ class ShardedPlan(GangPlan):
             paper = layouts.paper.step_bytes(layouts.settings.accumulate)
             yield f"{'by the formulas':<28}{int(paper):>14,}   losses and norms, which are single numbers, left out"
         yield f"{'weights of a rank':<28}{size(layouts.counted.state_bytes):>14}"
+        if layouts.settings.memory is not None:
+            told = f"of a batch, in 8 bits; {size(layouts.counted.plain_activation_bytes)} as they are"
+            yield f"{'activations kept':<28}{size(layouts.counted.activation_bytes):>14}   {told}"
         yield f"{'memory of a rank':<28}{size(layouts.rank_bytes):>14}   weights, gradients, optimizer, activations"
 
     def _alternatives(self) -> Iterator[str]:

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Field, field_validator
 from orchestrator.config.fields import Expected, NonNegativeInt, PositiveFloat, PositiveInt, Text
 from orchestrator.config.gang import GangSection
 from orchestrator.config.gradients import CLIP_VALUE, NOISE, GradientNoise
+from orchestrator.config.memory import Memory
 from orchestrator.config.optimizer import Optimizer
 from orchestrator.config.pipeline import LearningRate, Loss
 
@@ -51,6 +52,9 @@ class Sharded(GangSection):
     gradient_noise: GradientNoise | None = Field(None, description=NOISE)
     loss: Loss = Field(Loss(), description="what is minimised")
     precision: Literal["bf16"] | None = Field(None, description="bf16: the model runs under autocast; null: as it is")
+    memory: Memory | None = Field(
+        None, description="activations wait for backward in 8 bits, e.g. {activations: int8}; null: as they are"
+    )
     restarts: NonNegativeInt = Field(2, description="times that lost ranks are started again from the last checkpoint")
 
     @field_validator("placements")

@@ -18,7 +18,7 @@ class Operator(NamedTuple):
     Args:
         kind: one of `signatures.KINDS`, or any other word for one that is not known, which computes whole tensors.
         inputs, output: names of tensors. shapes, shape: theirs. arguments: what the kind asks for.
-        where: the layer that calls it.
+        where: the layer that calls it. kept: bytes of each number of the output that wait for backward; None for all.
     """
 
     kind: str
@@ -28,6 +28,7 @@ class Operator(NamedTuple):
     shape: tuple[int, ...]
     arguments: Mapping[str, Any] = {}
     where: str = ""
+    kept: int | None = None
 
 
 class Graph(NamedTuple):

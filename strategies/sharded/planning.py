@@ -19,6 +19,7 @@ gradients first and box once: an upper bound then.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
@@ -224,7 +225,8 @@ class _Steps:
         """Return what a signature sends, holds, and where it finds what no operator makes; None where it cannot be."""
         graph, ranks = self._graph, self._ranks
         sent, back, sums, changes = 0.0, 0.0, 0.0, 0
-        held = float(graph.num_bytes(local_shape(op.shape, chosen.output, ranks)))
+        output = local_shape(op.shape, chosen.output, ranks)
+        held = float(graph.num_bytes(output) if op.kept is None else math.prod(output) * op.kept)
         placed: dict[str, Placement] = {}
         inputs = zip(op.inputs, op.shapes, chosen.inputs, chosen.gradients, strict=True)
         for name, shape, wanted, gradient in inputs:

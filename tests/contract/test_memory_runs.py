@@ -29,6 +29,10 @@ KINDS: dict[str, dict[str, Any]] = {
         "data": {"name": "digits", "limit": 200}, "model": {"name": "mlp", "hidden": [32, 32, 32]},
         "strategy": {"kind": "local-learning", "steps": 3, "batch_size": 32, "modules": 2},
     },
+    "sharded": {
+        "data": {"name": "digits", "limit": 200}, "model": {"name": "mlp", "hidden": [32, 32, 32]},
+        "strategy": {"kind": "sharded", "steps": 3, "batch_size": 32, "placements": {"1.*": "S(0)"}},
+    },
 }  # fmt: skip
 OTHER_CUT = {"pipeline": {"stages": 1}, "graph-pipeline": {"stages": 1, "chunks": 2}, "local-learning": {}}
 

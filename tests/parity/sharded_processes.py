@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +17,7 @@ import torch.multiprocessing as mp
 from strategies.sharded import parse
 from trainers import models, optimizers
 from trainers.data.base import Dataset
+from trainers.pipeline.state import merge
 from trainers.sharded import program
 from trainers.sharded.layout import resolve, to_torch
 from trainers.sharded.settings import Settings
@@ -95,32 +96,40 @@ class Found(NamedTuple):
 
 def run(folder: Path, size: int, names: Sequence[str]) -> list[Found]:
     """Start the processes, let them train some of the runs, and return what they found, by rank."""
-    mp.spawn(_launch, (folder, size, tuple(names)), nprocs=1)
-    return [Found(*torch.load(folder / f"{rank}.pt", weights_only=True)) for rank in range(size)]
+    return [Found(*found) for found in each(folder, size, _train, tuple(names))]
 
 
-def _launch(_: int, folder: Path, size: int, names: tuple[str, ...]) -> None:
+def each(folder: Path, size: int, work: Callable[..., Any], *args: Any) -> list[Any]:
+    """Call `work(context, folder, *args)` in processes that gloo joins; return what it returned, by rank."""
+    mp.spawn(_launch, (folder, size, work, args), nprocs=1)
+    return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in range(size)]
+
+
+def _launch(_: int, folder: Path, size: int, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     """Fork the processes off one that has imported all they need, and has no threads."""
     optimizers.build({"name": "adamw", "lr": 0.1, "kwargs": {}}, [torch.nn.Parameter(torch.zeros(1))])
-    mp.start_processes(_process, (folder, size, names), nprocs=size, start_method="fork")
+    mp.start_processes(_process, (folder, size, work, args), nprocs=size, start_method="fork")
 
 
-def _process(rank: int, folder: Path, size: int, names: tuple[str, ...]) -> None:
+def _process(rank: int, folder: Path, size: int, work: Callable[..., Any], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
     logging.disable(logging.WARNING)
     os.environ["GLOO_SOCKET_IFNAME"] = "lo"
     dist.init_process_group("gloo", f"file://{folder}/join", rank=rank, world_size=size, timeout=timedelta(seconds=120))
+    torch.save(work(Context(rank, size), folder, *args), folder / f"{rank}.pt")
+    dist.barrier()
+    dist.destroy_process_group()
+
+
+def _train(context: Context, folder: Path, names: tuple[str, ...]) -> tuple[Any, ...]:
     parts, values, evaluated = {}, {}, {}
-    context, data = Context(rank, size), dataset()
+    size, data = context.world_size, dataset()
     for name in names:
         one = program.build(context, settings(*{**TWO, **FOUR}[name]), data)
         for number in range(1, STEPS + 1):
             values[name] = dict(one.step(number).values)
         parts[name], evaluated[name] = one.export(), dict(one.evaluate(STEPS))
-    found = Found(parts, values, evaluated, _changes(size), _resume(context, data, folder) if size == 2 else {})
-    torch.save(tuple(found), folder / f"{rank}.pt")
-    dist.barrier()
-    dist.destroy_process_group()
+    return tuple(Found(parts, values, evaluated, _changes(size), _resume(context, data, folder) if size == 2 else {}))
 
 
 def _changes(size: int) -> dict[str, tuple[dict[str, int], dict[str, int], dict[str, int]]]:
@@ -147,10 +156,7 @@ def _resume(context: Context, data: Dataset, folder: Path) -> dict[str, dict[str
         first.step(number)
     torch.save(first.export(), folder / f"half-{context.rank}.pt")
     dist.barrier()
-    trees: dict[str, dict[str, torch.Tensor]] = {}
-    for rank in range(context.world_size):
-        for tree, named in torch.load(folder / f"half-{rank}.pt", weights_only=True).items():
-            trees.setdefault(tree, {}).update(named)
+    trees = merge([torch.load(folder / f"half-{rank}.pt", weights_only=True) for rank in range(context.world_size)], [])
     second = program.build(context, settings(*TWO["data parallel"][:3], {}), data)
     second.restore(trees)
     for number in range(HALF + 1, 2 * HALF + 1):

@@ -19,6 +19,7 @@ from trainers.sharded.forecast import Line
 HERE = Path(__file__).parent
 SCALARS = 200
 """Bytes of losses, weights and norms, single numbers that the formulas leave out."""
+MEMORY = {"activations": "int8", "min_elements": 64}
 MEGATRON = {"mix.[qkv].*": "S(0)", "mix.out.weight": "S(1)"}
 HEADS = {"target": "toy_sharded:attention", "kwargs": {"heads": 4}}
 
@@ -136,6 +137,29 @@ def test_the_plan_shows_each_operator_with_what_it_sends() -> None:
         assert any(line in shown for shown in lines), (line, lines)
 
 
+def test_the_plan_expects_a_quarter_of_the_activations_in_8_bits() -> None:
+    exact, rounded = (layouts(HEADS, placements=MEGATRON, batch_size=64, memory=memory) for memory in (None, MEMORY))
+    assert exact.counted.plain_activation_bytes == exact.counted.activation_bytes
+    assert rounded.counted.plain_activation_bytes == exact.counted.activation_bytes
+    assert 3 < exact.counted.activation_bytes / rounded.counted.activation_bytes < 4
+    assert rounded.sent_bytes == exact.sent_bytes
+    saved = exact.counted.activation_bytes - rounded.counted.activation_bytes
+    assert exact.rank_bytes - rounded.rank_bytes == saved
+    assert 0 < rounded.paper.rank_bytes < exact.paper.rank_bytes
+
+
+def test_8_bits_let_a_layout_fit_that_would_not_and_patterns_leave_layers_out() -> None:
+    few = {"batch_size": 96, "optimizer": {"name": "sgd"}}
+    plain, rounded = layouts(**few), layouts(**few, memory=MEMORY)
+    bound = (plain.rank_bytes + rounded.rank_bytes) // 2
+    assert layouts(**few, memory=MEMORY, rank_memory=bound).rank_bytes <= bound
+    some = layouts(**few, memory={**MEMORY, "layers": {"^1$": "none"}})
+    assert rounded.rank_bytes < some.rank_bytes < plain.rank_bytes
+    told = plan(load_experiment(raw(**few, memory=MEMORY)))
+    lines = [" ".join(line.split()) for _, section in told.sections() for line in section]
+    assert any(line.startswith("activations kept") and "of a batch, in 8 bits;" in line for line in lines)
+
+
 @pytest.mark.parametrize(
     ("strategy", "message", "hint"),
     [
@@ -150,6 +174,7 @@ def test_the_plan_shows_each_operator_with_what_it_sends() -> None:
         ({"placements": {"1.weight": "S(0)"}, "optimizer": {"name": "muon"}}, "steps need whole matrices", "adamw"),
         ({"placements": {}, "batch_axes": [3]}, "got axis 3, expected 0 to 0", ""),
         ({"placements": {}, "rank_memory": 1000}, "but a rank holds", "more ranks in strategy.mesh"),
+        ({"placements": {}, "memory": {"layers": "blok"}}, "'blok', which finds no part of the model", "parts are 0"),
         ({"placements": {}, "batch_size": 500}, "expected at most the", "strategy.batch_size"),
     ],
 )

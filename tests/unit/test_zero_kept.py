@@ -68,7 +68,7 @@ def test_shapes_alone_tell_what_is_kept(dropout: float):
     assert now == hooks
     kept = Counting(SECTION, model, model.parameters())
     saver = Saver(SECTION, {0: ("", model)}, parts=True)
-    saver.watch = kept._watch
+    saver.watch = kept.watch
     inputs = torch.randint(0, 13, (4, 8))
     with saver.microbatch(0, 7), saver.layer(0, (inputs,)):
         output = model(inputs)

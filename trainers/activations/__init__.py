@@ -25,21 +25,13 @@ Source: Mesa, arXiv:2111.11124; `torch.autograd.graph.saved_tensors_hooks`.
 
 from __future__ import annotations
 
-from trainers.activations.packed import Packed, unpack
+from trainers.activations.packed import Packed, Piece, unpack
 from trainers.activations.policy import Policy, heads_of, part_names, unused_patterns
-from trainers.activations.saver import (
-    ALPHA,
-    BETA,
-    SUFFIX,
-    Saver,
-    Trees,
-    export_running,
-    remembers,
-    restore_running,
-)
+from trainers.activations.ranges import ALPHA, BETA, SUFFIX, Trees, export_running, remembers, restore_running
+from trainers.activations.saver import Saver
 from trainers.activations.whole import Saving
 
 __all__ = [
-    "ALPHA", "BETA", "SUFFIX", "Packed", "Policy", "Saver", "Saving", "Trees", "export_running", "heads_of",
-    "part_names", "remembers", "restore_running", "unpack", "unused_patterns",
+    "ALPHA", "BETA", "SUFFIX", "Packed", "Piece", "Policy", "Saver", "Saving", "Trees", "export_running",
+    "heads_of", "part_names", "remembers", "restore_running", "unpack", "unused_patterns",
 ]  # fmt: skip

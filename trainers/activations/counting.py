@@ -49,7 +49,7 @@ class Counting:
                 yield
             return
         saver = _Shapes(self._memory, {0: ("", self._model)}, parts=True)
-        saver.watch = self._watch
+        saver.watch = self.watch
         for tensor in self._own.values():
             saver.leave(tensor)
         try:
@@ -59,10 +59,11 @@ class Counting:
             saver.close()
 
     def _plain(self, tensor: Tensor) -> Tensor:
-        self._watch(tensor, tensor)
+        self.watch(tensor, tensor)
         return tensor
 
-    def _watch(self, tensor: Tensor, packed: Packed) -> None:
+    def watch(self, tensor: Tensor, packed: Packed) -> None:
+        """Count what is kept of a tensor."""
         storage = tensor.untyped_storage()
         known = storage._cdata in self._own
         new = not known and storage._cdata not in self._seen

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -87,10 +88,37 @@ class Mask(NamedTuple):
         return activations.from_bits(self.bits, self.shape)
 
 
+class Laid(NamedTuple):
+    """A saved tensor of which this process has a piece.
+
+    Args:
+        packed: what is kept of the piece. laid: see `Piece`.
+    """
+
+    packed: Tensor | Held | Mask | Gathered
+    laid: Callable[[Tensor], Tensor]
+
+    def get(self) -> Tensor:
+        return self.laid(unpack(self.packed))
+
+
+class Piece(NamedTuple):
+    """What this process has of a tensor that lies on several.
+
+    Args:
+        local: its numbers here. name: which piece it is, the same wherever the same numbers are; "" for all of them.
+        laid: returns the tensor that such a piece is of; None for the piece itself.
+    """
+
+    local: Tensor
+    name: str = ""
+    laid: Callable[[Tensor], Tensor] | None = None
+
+
 Packed = Tensor | Held | Mask | Gathered
 
 
-def unpack(packed: Packed) -> Tensor:
+def unpack(packed: Packed | Laid) -> Tensor:
     """Return what was packed."""
     return packed if isinstance(packed, Tensor) else packed.get()
 

@@ -14,7 +14,7 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from strategies import activations
 from strategies.activations import Encoded, Running
 from strategies.seeds import purpose_word
-from trainers.activations.packed import Held, Kept, Mask, Packed, extent, unpack
+from trainers.activations.packed import Held, Kept, Laid, Mask, Packed, Piece, extent, unpack
 from trainers.activations.policy import Policy, heads_of, join
 from trainers.activations.weights import as_it_is, weight_of
 
@@ -25,46 +25,6 @@ the largest that was saved before."""
 Part = tuple[int, int]
 """Which part of a step is under way: its batch, its micro-batch."""
 
-ALPHA, BETA = "memory.alpha", "memory.beta"
-"""The trees of a state that remembered ranges are in."""
-
-SUFFIX = "@"
-"""What parts the name of a place from the replica whose range it is."""
-
-Trees = Mapping[str, Mapping[str, Tensor]]
-
-
-def remembers(memory: Mapping[str, Any] | None) -> bool:
-    """Return whether ranges are remembered from step to step, so that they belong to the state."""
-    return memory is not None and Policy.of(memory).running
-
-
-def export_running(saver: Saver, suffix: str = "", only: Callable[[str], bool] | None = None) -> Trees:
-    """Return the ranges that a saver remembers as trees of a state; none where it remembers none.
-
-    Args:
-        suffix: of the names of places. only: which places.
-    """
-    trees: dict[str, dict[str, Tensor]] = {}
-    for tree, tensors in zip((ALPHA, BETA), saver.running.export(), strict=True):
-        named = {f"{name}{suffix}": tensor for name, tensor in tensors.items() if only is None or only(name)}
-        if named:
-            trees[tree] = named
-    return trees
-
-
-def restore_running(saver: Saver, trees: Trees, suffix: str = "") -> None:
-    """Take the ranges of a state; with a suffix, where there are any of that name, else those without."""
-    found = []
-    for tree in (ALPHA, BETA):
-        tensors = trees.get(tree, {})
-        plain = {name: tensor for name, tensor in tensors.items() if SUFFIX not in name}
-        own = {
-            name.removesuffix(suffix): tensor for name, tensor in tensors.items() if suffix and name.endswith(suffix)
-        }
-        found.append({name: tensor.to(saver.device) for name, tensor in (plain | own).items()})
-    saver.running.restore(*found)
-
 
 class Saver:
     """What one process keeps of its layers.
@@ -73,9 +33,11 @@ class Saver:
         memory: the experiment's section. layers: own ones, by their number in the model, with name and module.
         heads: attention heads of every layer of the model, by number, where it has any; see `heads_of`.
         parts: statistics are told from the input of the part of a layer that is running, not from the layer's.
+        piece_of: returns what this process has of a tensor. What is left alone is told by whole tensors, alike in all
+            processes; rounding is drawn, and ranges are remembered, by the piece.
 
     Attributes:
-        watch: called with each saved tensor and what is kept of it.
+        watch: called with what this process has of each saved tensor, and what is kept of it.
     """
 
     def __init__(
@@ -85,10 +47,12 @@ class Saver:
         heads: Mapping[int, int] | None = None,
         *,
         parts: bool = False,
+        piece_of: Callable[[Tensor], Piece] = Piece,
     ) -> None:
         self.policy = Policy.of(memory)
         self.watch: Callable[[Tensor, Packed], None] | None = None
         self.running = Running()
+        self.piece_of = piece_of
         self._names = {index: name for index, (name, _) in layers.items()}
         self._heads = heads_of({i: m for i, (_, m) in layers.items()}) if heads is None else heads
         self._parameters = [parameter for _, module in layers.values() for parameter in module.parameters()][:1]
@@ -201,14 +165,20 @@ class Saver:
             seed = mixed(mixed(self._seed, index), _place_number(place))
         return activations.encode(tensor, groups, own, seed)
 
-    def _remember(self, tensor: Tensor, kept: Kept) -> None:
+    def _remember(self, tensor: Tensor, kept: Kept, version: int | None = None) -> None:
         storage = tensor.untyped_storage()
-        self._blocks[storage._cdata] = (StorageWeakRef(storage), tensor._version, kept)
+        self._blocks[storage._cdata] = (StorageWeakRef(storage), tensor._version if version is None else version, kept)
 
-    def _found(self, tensor: Tensor) -> Kept | None:
-        """Return what this layer, or the one before for it, keeps of a tensor's memory as it is now."""
-        reference, version, kept = self._blocks.get(tensor.untyped_storage()._cdata, (None, 0, None))
-        if kept is None or reference is None or reference.expired() or version != tensor._version:
+    def _found(self, tensor: Tensor, version: int | None = None) -> Kept | None:
+        """Return what this layer, or the one before for it, keeps of a tensor's memory as it is now.
+
+        Args:
+            version: of the tensor that this is a piece of: changes in place are counted there.
+        """
+        reference, known, kept = self._blocks.get(tensor.untyped_storage()._cdata, (None, 0, None))
+        if kept is None or reference is None or reference.expired():
+            return None
+        if known != (tensor._version if version is None else version):
             return None
         return kept if kept.encoded.dtype == tensor.dtype and kept.covers(tensor) else None
 
@@ -221,10 +191,11 @@ class _Layer:
     """One forward of one layer."""
 
     def __init__(self, saver: Saver, index: int, arguments: Sequence[Tensor]) -> None:
-        self._saver, self._index, self._arguments = saver, index, arguments
+        self._saver, self._index = saver, index
+        self._arguments = [saver.piece_of(argument).local for argument in arguments]
         self._largest = _largest(arguments)
         self._told = self._largest > 0
-        self._batch = len(arguments[0]) if arguments and arguments[0].dim() else 1
+        self._batch = len(self._arguments[0]) if arguments and arguments[0].dim() else 1
         self._place = 0
         self._hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, unpack)
 
@@ -264,37 +235,39 @@ class _Layer:
         saver._blocks = following
         return values
 
-    def pack(self, tensor: Tensor) -> Packed:
+    def pack(self, tensor: Tensor) -> Packed | Laid:
         """Return what is kept of a tensor that an operation saves."""
-        packed = self._pack(tensor)
+        piece = self._saver.piece_of(tensor)
+        packed = self._pack(tensor, piece.local, piece.name)
         if self._saver.watch is not None:
-            self._saver.watch(tensor, packed)
-        return packed
+            self._saver.watch(piece.local, packed)
+        return packed if piece.laid is None else Laid(packed, piece.laid)
 
-    def _pack(self, tensor: Tensor) -> Packed:
+    def _pack(self, tensor: Tensor, local: Tensor, piece: str) -> Packed:
         saver, policy, count = self._saver, self._saver.policy, tensor.numel()
         if tensor.dtype == torch.bool and count >= policy.min_elements:
-            return Mask(activations.to_bits(tensor), tensor.shape)
+            return Mask(activations.to_bits(local), local.shape)
         weight = weight_of(tensor, (part for _, _, part in saver._path))
         if weight is not None or not tensor.is_floating_point() or tensor.dim() < 2 or not count:
-            return as_it_is(tensor, weight)
+            return as_it_is(local, weight)
         self._place += 1
-        if tensor.untyped_storage()._cdata in saver._lasting:
-            return as_it_is(tensor)
+        if local.untyped_storage()._cdata in saver._lasting or not local.numel():
+            return as_it_is(local)
         name, largest, _ = saver._path[-1] if saver._path else (saver._names[self._index], 0, None)
         if not self._told:
             self._largest = max(self._largest, count)
         if count < policy.min_elements or not policy.encodes(name):
-            return as_it_is(tensor)
-        kept = saver._found(tensor)
+            return as_it_is(local)
+        kept = saver._found(local, tensor._version)
         if kept is not None:
-            return saver._held(kept, tensor)
-        if STATISTICS * count <= (largest or self._largest) or tensor.untyped_storage().nbytes() <= count:
-            return as_it_is(tensor)
-        whole, place = self._argument(tensor)
+            return saver._held(kept, local)
+        if STATISTICS * count <= (largest or self._largest) or local.untyped_storage().nbytes() <= local.numel():
+            return as_it_is(local)
+        whole, place = self._argument(local)
+        place += piece
         kept = Kept(saver._encode(whole, self._index, place, self._batch), whole, f"{self._index}/{place}")
-        saver._remember(whole, kept)
-        return saver._held(kept, tensor)
+        saver._remember(whole, kept, tensor._version)
+        return saver._held(kept, local)
 
     def _argument(self, tensor: Tensor) -> tuple[Tensor, str]:
         """Return the argument whose memory a tensor is a view of, and its place; else the tensor and its own."""

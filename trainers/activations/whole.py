@@ -11,14 +11,16 @@ Left out: what an own checkpointing of activations computes again in backward, w
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from torch import Tensor, nn
 
 from strategies.seeds import integer
-from trainers.activations.saver import SUFFIX, Saver, Trees, export_running, restore_running
+from trainers.activations.packed import Piece
+from trainers.activations.ranges import SUFFIX, Trees, export_running, restore_running
+from trainers.activations.saver import Saver
 
 
 class Saving:
@@ -26,13 +28,20 @@ class Saving:
 
     Args:
         memory: the experiment's section, or None. seed: the run's. replica: which of the processes that share a
-            batch; each has seen other examples, and remembers ranges of its own.
+            batch; each has seen other examples, and remembers ranges of its own. piece_of: see `Saver`.
     """
 
-    def __init__(self, memory: Mapping[str, Any] | None, model: nn.Module, seed: int, replica: int = 0) -> None:
+    def __init__(
+        self,
+        memory: Mapping[str, Any] | None,
+        model: nn.Module,
+        seed: int,
+        replica: int = 0,
+        piece_of: Callable[[Tensor], Piece] = Piece,
+    ) -> None:
         self._seed, self._replica = seed, replica
         self._suffix = f"{SUFFIX}{replica}" if replica else ""
-        self.saver = None if memory is None else Saver(memory, {0: ("", model)}, parts=True)
+        self.saver = None if memory is None else Saver(memory, {0: ("", model)}, parts=True, piece_of=piece_of)
 
     @contextmanager
     def __call__(self, step: int, batch: int, *inputs: Tensor) -> Iterator[None]:
@@ -53,9 +62,9 @@ class Saving:
         if self.saver is not None:
             self.saver.commit()
 
-    def export(self) -> dict[str, dict[str, Tensor]]:
-        """Return trees `memory.alpha` and `memory.beta`, this replica's part of a state."""
-        return {} if self.saver is None else export_running(self.saver, self._suffix)
+    def export(self, only: Callable[[str], bool] | None = None) -> Trees:
+        """Return trees `memory.alpha` and `memory.beta`, this replica's part of a state; of some places only."""
+        return {} if self.saver is None else export_running(self.saver, self._suffix, only)
 
     def restore(self, trees: Trees) -> None:
         """Take what this replica remembered, or else the first one, out of a whole state."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import NamedTuple
@@ -15,6 +16,7 @@ from strategies.sharded import (
     Assignment,
     Graph,
     MeshAssignment,
+    Operator,
     Placement,
     Split,
     TooLarge,
@@ -24,6 +26,7 @@ from strategies.sharded import (
     plan_mesh,
     show,
 )
+from trainers.activations import Policy
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.pipeline import losses
@@ -58,7 +61,17 @@ def graph_of(settings: Settings, dataset: Dataset, model: nn.Module) -> Graph:
     """Return the graph of one batch of the run."""
     rows = settings.batches(len(dataset.train_y), 1)[0]
     x = to_tensor(dataset.train_x[rows], dataset, getattr(torch, settings.model["dtype"]))
-    return trace(model, x, to_labels(dataset.train_y[rows]), losses.build(settings.loss))
+    graph = trace(model, x, to_labels(dataset.train_y[rows]), losses.build(settings.loss))
+    return graph if settings.memory is None else _in_8_bits(graph, Policy.of(settings.memory))
+
+
+def _in_8_bits(graph: Graph, policy: Policy) -> Graph:
+    """Return the graph with what layers keep for backward in 8 bits, where they do; the loss keeps all."""
+
+    def kept(op: Operator) -> int | None:
+        return 1 if op.where and math.prod(op.shape) >= policy.min_elements and policy.encodes(op.where) else None
+
+    return graph._replace(operators=tuple(op._replace(kept=kept(op)) for op in graph.operators))
 
 
 def unknown(graph: Graph) -> list[str]:

@@ -20,6 +20,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 
 from strategies.sharded import show
+from trainers import modules
+from trainers.activations.counting import Counting
 from trainers.data.base import Dataset
 from trainers.sharded.boxing import Event, local_bytes
 from trainers.sharded.layout import OnMesh, from_torch
@@ -50,7 +52,8 @@ class Forecast(NamedTuple):
         lines: operators in order, and as `boxing` what lies between them.
         counts, num_bytes: collectives of the batch by name, in all.
         step_counts, step_bytes: those of the step's end: gradients, norms.
-        state_bytes: of the weights on a rank. activation_bytes: most that autograd keeps there.
+        state_bytes: of the weights on a rank. activation_bytes: that autograd keeps there. plain_activation_bytes:
+            that it would keep without 8 bits.
         placements: of every parameter.
     """
 
@@ -61,6 +64,7 @@ class Forecast(NamedTuple):
     step_bytes: Mapping[str, int]
     state_bytes: int
     activation_bytes: int
+    plain_activation_bytes: int
     placements: Mapping[str, tuple[str, ...]]
 
     def sent_bytes(self, accumulate: int = 1) -> int:
@@ -85,7 +89,14 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
         rank = Rank(settings._replace(optimizer=_PLAIN), dataset, 0, layout, cpu, copy.deepcopy(model).cpu())
         rank.model.train()
         rows = settings.batches(len(dataset.train_y), 1)[0]
-        kept = Kept()
+        counting = _counting(rank)
+
+        def keep(tensor: Tensor) -> Tensor:
+            local = layout.pieces.of(tensor).local
+            counting.watch(local, local)
+            return tensor
+
+        kept = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
         with torch.random.fork_rng(devices=[]), kept:
             torch.manual_seed(0)
             x = rank.inputs(dataset.train_x[rows])
@@ -104,7 +115,8 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
             Counter(after) - counts,
             Counter(sent) - num_bytes,
             sum(local_bytes(p.detach()) for p in parameters.values()),
-            kept.num_bytes,
+            counting.kept_bytes,
+            counting.plain_bytes,
             {n: _shown(p) for n, p in parameters.items()},
         )
 
@@ -112,30 +124,12 @@ def forecast(settings: Settings, dataset: Dataset, model: nn.Module) -> Forecast
 _PLAIN = {"name": "sgd", "lr": 0.0, "momentum": None, "weight_decay": None, "kwargs": {}}
 
 
-class Kept:
-    """Counts bytes of the pieces that autograd keeps, each memory once; parameters are not counted."""
-
-    def __init__(self) -> None:
-        self._seen: dict[int, int] = {}
-        self._hooks = torch.autograd.graph.saved_tensors_hooks(self._keep, lambda tensor: tensor)
-
-    def _keep(self, tensor: Tensor) -> Tensor:
-        held = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-        if not isinstance(tensor, nn.Parameter) and not tensor.is_leaf:
-            storage = held.untyped_storage()
-            self._seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(self._seen.values())
-
-    def __enter__(self) -> Kept:
-        self._hooks.__enter__()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._hooks.__exit__(*exc)
+def _counting(rank: Rank) -> Counting:
+    """Return what counts the bytes of the pieces that autograd keeps; weights and buffers stay in any case."""
+    counting = Counting(None, rank.model, [rank.layout.local(each) for _, each in modules.everything(rank.model)])
+    if rank.saving.saver is not None:
+        rank.saving.saver.watch = counting.watch
+    return counting
 
 
 @contextmanager

@@ -23,6 +23,7 @@ from torch.distributed.tensor.placement_types import _StridedShard
 from strategies.sharded import BROADCAST, PARTIAL, Broadcast, Placement, Split
 from trainers.sharded import rules
 from trainers.sharded.boxing import Boxing, Layers, add_up, plain_is_whole, whole
+from trainers.sharded.pieces import Pieces, arrived
 from trainers.sharded.settings import Settings
 
 
@@ -45,7 +46,13 @@ def from_torch(placement: TorchPlacement) -> Placement:
 
 
 class Layout(Protocol):
-    """Where tensors lie, as a rank sees it."""
+    """Where tensors lie, as a rank sees it.
+
+    Attributes:
+        pieces: of tensors, that this rank holds.
+    """
+
+    pieces: Pieces
 
     def place(self, model: nn.Module) -> None:
         """Lay the model's parameters and buffers out."""
@@ -96,6 +103,9 @@ class Layout(Protocol):
 class OneProcess:
     """Everything lies here: the computation that all layouts stand for."""
 
+    def __init__(self) -> None:
+        self.pieces = Pieces()
+
     def place(self, model: nn.Module) -> None:
         return
 
@@ -143,6 +153,7 @@ class OnMesh:
         rules.register()
         logging.getLogger("torch.distributed.tensor").setLevel(logging.ERROR)  # that gloo gathers is counted, and told
         self._settings, self._mesh, self._told = settings, mesh, told
+        self.pieces = Pieces(mesh)
         self._boxing: Boxing | None = None
 
     def place(self, model: nn.Module) -> None:
@@ -177,7 +188,7 @@ class OnMesh:
         if parameter.grad is None:
             return None
         assert isinstance(parameter.grad, DTensor)
-        return _arrived(parameter.grad.redistribute(self._mesh, parameter.placements).to_local())
+        return arrived(parameter.grad.redistribute(self._mesh, parameter.placements).to_local())
 
     def whole(self, local: Tensor, like: Tensor) -> Tensor:
         assert isinstance(like, DTensor)
@@ -204,7 +215,7 @@ class OnMesh:
 
         there = vector.to(self._mesh.device_type)
         assert dist.group.WORLD is not None
-        return _arrived(all_reduce(there, "sum", dist.group.WORLD)).to(vector.device)
+        return arrived(all_reduce(there, "sum", dist.group.WORLD)).to(vector.device)
 
     def plain(self, tree: Any) -> Any:
         return whole(tree)
@@ -222,13 +233,6 @@ class OnMesh:
     def sent(self) -> tuple[Counter[str], Counter[str]]:
         assert self._boxing is not None
         return self._boxing.counts, self._boxing.num_bytes
-
-
-def _arrived(tensor: Tensor) -> Tensor:
-    """Return what a collective made once it is there."""
-    from torch.distributed._functional_collectives import AsyncCollectiveTensor
-
-    return tensor.wait() if isinstance(tensor, AsyncCollectiveTensor) else tensor
 
 
 def _strided(placement: TorchPlacement) -> bool:

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from strategies.optimizers.layerwise import Layerwise
 from strategies.optimizers.pieces import Piece
 from trainers import learning_rate, models, optimizers
+from trainers.activations import ALPHA, BETA, Saving
 from trainers.data import to_labels, to_tensor
 from trainers.data.base import Dataset
 from trainers.gradients import Shaping
@@ -69,8 +70,12 @@ class Rank:
             )
         self.model = model.to(device)
         layout.place(self.model)
+        self.saving = Saving(settings.memory, self.model, settings.seed, piece_of=layout.pieces.of)
         self._loss = losses.build(settings.loss)
         self._parameters = dict(self.model.named_parameters())
+        if self.saving.saver is not None:
+            for parameter in self._parameters.values():
+                self.saving.saver.leave(layout.local(parameter.detach()))
         trained = {name: p for name, p in self._parameters.items() if p.requires_grad}
         self._moved = {name: nn.Parameter(layout.local(p.detach())) for name, p in trained.items()}
         self._optimizer = optimizers.build(settings.optimizer, self._moved.items()) if self._moved else None
@@ -99,7 +104,9 @@ class Rank:
             for index, rows in enumerate(batches):
                 torch.manual_seed(settings.batch_seed(number, index))
                 share = losses.weight(settings.loss["reduction"], len(rows), total)
-                loss += self.train_on(self.inputs(self._dataset.train_x[rows]), self._dataset.train_y[rows], share)
+                x, y = self.inputs(self._dataset.train_x[rows]), self._dataset.train_y[rows]
+                loss += self.train_on(x, y, share, number, index)
+        self.saving.commit()
         norm = self._update(number, loss, stop)
         after, num_bytes = layout.sent
         values = {"train/loss": loss, "comm/boundary_bytes": float(sum(num_bytes.values()) - sum(sent.values()))}
@@ -128,19 +135,19 @@ class Rank:
     def _splits(self) -> bool:
         return self.settings.num_ranks > 1
 
-    def train_on(self, x: Tensor, y: np.ndarray, share: float) -> float:
-        """Add a batch's gradients, times its share of the step; return its share of the loss."""
+    def train_on(self, x: Tensor, y: np.ndarray, share: float, step: int = 1, index: int = 0) -> float:
+        """Add the gradients of batch `index` of a step, times its share of it; return its share of the loss."""
         layout = self.layout
         began = time.perf_counter()
         with layout.working():
-            with self._precision():
-                returned = self.model(layout.give(x))
+            inputs = layout.give(x)
+            with self._precision(), self.saving(step, index, inputs):
+                returned = self.model(inputs)
             loss = self._loss(returned, layout.give(to_labels(y).to(self._device)))
             loss = loss if share == 1.0 else loss * share
             middle = time.perf_counter()
             loss.backward()  # type: ignore[no-untyped-call]
             value = float(layout.plain(loss.detach()))
-        index = len(self.spans) // 2
         self.spans.append(("F", 0, index, began, began, middle))
         self.spans.append(("B", 0, index, middle, middle, time.perf_counter()))
         return value
@@ -256,11 +263,15 @@ class Rank:
                 keep(tree, name, self.layout.whole(named[name], parameter))
         for name, buffer in self.model.named_buffers():
             keep("model" if buffer.is_floating_point() else "counters", name, self.layout.plain(buffer))
+        for tree, ranges in self.saving.export(self.layout.pieces.tells).items():
+            trees[tree] = {place: tensor.clone() for place, tensor in ranges.items()}
         return trees
 
     @torch.no_grad()
     def restore(self, trees: Trees) -> None:
         """Take this rank's pieces out of the whole state."""
+        has = self.layout.pieces.has
+        self.saving.restore({tree: {n: t for n, t in trees.get(tree, {}).items() if has(n)} for tree in (ALPHA, BETA)})
         for name, buffer in self.model.named_buffers():
             tree = trees["model"] if buffer.is_floating_point() else trees.get("counters", {})
             if name in tree:

@@ -22,7 +22,7 @@ class Settings(NamedTuple):
         batch_size: examples of a batch, over all ranks. accumulate: batches of one optimizer step.
         optimizer, learning_rate, loss: sections. clip_norm: of the whole gradient. precision: `bf16` or None.
         evaluate_batch: test examples of one forward. steps: of the whole run.
-        clip_value, gradient_noise: see `trainers.gradients`.
+        clip_value, gradient_noise: see `trainers.gradients`. memory: which activations wait in 8 bits, or None.
     """
 
     model: Mapping[str, Any]
@@ -42,6 +42,7 @@ class Settings(NamedTuple):
     steps: int
     clip_value: float | None = None
     gradient_noise: Mapping[str, Any] | None = None
+    memory: Mapping[str, Any] | None = None
 
     @property
     def num_ranks(self) -> int:
