@@ -11,7 +11,6 @@ from orchestrator.config.memory import Memory, plain
 from orchestrator.errors import ConfigError, Problem
 from trainers.activations import part_names, unused_patterns
 
-
 Layers = Mapping[int, tuple[str, nn.Module]]
 """By number, name and module, as `trainers.activations.Saver` takes them."""
 
