@@ -8,7 +8,7 @@ up). This system runs whole: Ray workers, run directory, checkpoints every five 
 
 Sides: `ours`; `plain`, `pfl` and `flower` as a user writes them, with torch's defaults; and the same with `-tuned`:
 the model channels-last, torch's fused SGD step and Flower's server polling every 10 ms. (Ours lays its own `cnn`
-channels-last and takes the fused step by itself.)
+channels-last and takes the fused step by itself; `ours-tuned` says that there are two workers, `strategy.fold_block`.)
 
 First every side makes one round, and its weights are compared with ours. Then the sides alternate in segments, each of
 which starts everything anew; start-up, the first two rounds of a segment (cold caches; pfl evaluates in its first) and
@@ -45,7 +45,7 @@ import numpy as np
 from benchmarks.federated_work import WORKS, Work
 from benchmarks.workloads import ONE_THREAD
 
-SIDES = ("ours", "plain", "plain-tuned", "pfl", "pfl-tuned", "flower", "flower-tuned")
+SIDES = ("ours", "ours-tuned", "plain", "plain-tuned", "pfl", "pfl-tuned", "flower", "flower-tuned")
 FIRST, LAST = 2, 1
 """Rounds at the start and at the end of a segment that are in no figure."""
 LIMIT_S = 1800.0
@@ -65,11 +65,11 @@ class Segment(NamedTuple):
         return self.seconds[FIRST : len(self.seconds) - LAST]
 
 
-def ours(work: Work, root: Path, rounds: int) -> Segment:
+def ours(work: Work, root: Path, rounds: int, tuned: bool) -> Segment:
     """Run this system."""
     import orchestrator
 
-    result = orchestrator.run(work.experiment(root, rounds), quiet=True)
+    result = orchestrator.run(work.experiment(root, rounds, tuned), quiet=True)
     table = result.history().to_pylist()
     clock = {row["step"]: row["wall_s"] for row in table}
     seconds = [clock[step] - clock[step - 1] for step in range(1, rounds + 1)]
@@ -106,7 +106,9 @@ def compare(work: Work, sides: Sequence[str], peer_python: str, segments: int, r
         root, task = Path(folder) / "runs", work.write_task(Path(folder) / "task", rounds)
 
         def run(side: str, rounds: int) -> Segment:
-            return ours(work, root, rounds) if side == "ours" else other(side, task, rounds, peer_python)
+            if side.startswith("ours"):
+                return ours(work, root, rounds, tuned=side != "ours")
+            return other(side, task, rounds, peer_python)
 
         first = {side: run(side, 1) for side in sides}
         for side, segment in first.items():

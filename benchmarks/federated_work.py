@@ -35,9 +35,13 @@ class Work(NamedTuple):
     cohort: int
     lr: float
 
-    def experiment(self, root: Path, rounds: int) -> dict[str, Any]:
-        """Return the experiment, with everything but the work itself at its default."""
+    def experiment(self, root: Path, rounds: int, tuned: bool = False) -> dict[str, Any]:
+        """Return the experiment: the work itself, and all else at its default, unless tuned to the two workers.
+
+        Tuned, clients are folded in as many blocks as there are workers, where the default leaves work for more.
+        """
         clients = self.images["clients"]
+        tuning = {"fold_block": self.cohort // WORKERS} if tuned else {}
         return {
             "name": f"speed-{self.name.lower()}",
             "seed": SEED,
@@ -51,6 +55,7 @@ class Work(NamedTuple):
                 "kind": "federated",
                 "algorithm": {"name": "fedavg", "rounds": rounds, "cohort": self.cohort},
                 "client": {"epochs": 1, "batch_size": BATCH, "optimizer": {"name": "sgd", "lr": self.lr}},
+                **tuning,
             },
             "cluster": {"workers": WORKERS},
             "evaluate": {"every": 1_000_000},
