@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,7 +26,7 @@ from torch.nn import functional
 from strategies.partition.base import Partition
 from strategies.seeds import generator
 from trainers import models, modules
-from trainers.batched import Batched, gather
+from trainers.batched import Batched, Block, gather
 from trainers.batched.general import General
 from trainers.batched.orders import schedule
 from trainers.batched.stacked import Stacked
@@ -55,6 +55,11 @@ class Work(NamedTuple):
         rows = self.partition.rows(client)
         x = to_tensor(self.dataset.train_x[rows], self.dataset, torch.float32)
         return x, to_labels(self.dataset.train_y[rows])
+
+    def read(self, tasks: Sequence[Task]) -> Block:
+        """Return the examples of tasks."""
+        rows = [self.partition.rows(task.client) for task in tasks]
+        return gather(self.dataset, tasks, rows, SETTINGS, torch.float32, torch.device("cpu"), run_seed=SEED)
 
     def orders(self, client: int) -> Tensor:
         """Return the order of one client's examples in the epoch."""
@@ -129,16 +134,11 @@ def batched(job: Work, block: int) -> Side:
     start = modules.snapshot(model)
     program = Batched(model, SETTINGS, job.dataset.input_shape)
 
-    def read(clients):  # type: ignore[no-untyped-def]
-        return gather(
-            job.dataset, [job.partition.rows(client) for client in clients], torch.float32, torch.device("cpu")
-        )
-
     def run() -> dict[str, Tensor]:
         total: dict[str, Tensor] = {}
         for first in range(0, len(job.clients), block):
             tasks = [Task(client, 1, start) for client in job.clients[first : first + block]]
-            stacked = program.train(tasks, read, run_seed=SEED)
+            stacked = program.train(tasks, job.read, run_seed=SEED)
             part = stacked.weighted_sum([float(len(job.partition.rows(task.client))) for task in tasks])
             total = {name: total[name] + tensor for name, tensor in part.items()} if total else part
         return total
@@ -157,13 +157,12 @@ def vmapped(job: Work, block: int) -> Side:
         total: dict[str, Tensor] = {}
         for first in range(0, len(job.clients), block):
             tasks = [Task(client, 1, start) for client in job.clients[first : first + block]]
-            data = gather(job.dataset, [job.partition.rows(task.client) for task in tasks], torch.float32, start_device)
+            data = job.read(tasks)
             plan = schedule(tasks, data.sizes, SETTINGS, SEED)
             part = Stacked([program.train(tasks, data, plan)]).weighted_sum([float(size) for size in data.sizes])
             total = {name: total[name] + tensor for name, tensor in part.items()} if total else part
         return total
 
-    start_device = torch.device("cpu")
     return run
 
 

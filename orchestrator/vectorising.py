@@ -104,8 +104,9 @@ def _measured(prepared: Prepared, settings: LocalSettings) -> Choice:
     count = min(_block(prepared), partition.num_clients)
     clients = uniform(partition.num_clients, count, generator(experiment.seed, "measured clients"))
     rows = [partition.rows(client) for client in clients]
-    block = gather(dataset, rows, getattr(torch, experiment.model.dtype), torch.device("cpu"))
-    start = modules.snapshot(prepared.model)
+    start, seed = modules.snapshot(prepared.model), experiment.seed
     tasks = [Task(client, 1, start) for client in clients]
+    to = getattr(torch, experiment.model.dtype), torch.device("cpu")
+    block = gather(dataset, tasks, rows, settings, *to, run_seed=seed)
     with intra_op_threads(experiment.cluster.threads_per_worker):
-        return measure(prepared.model, settings, dataset, tasks, block, run_seed=experiment.seed)
+        return measure(prepared.model, settings, dataset, tasks, block, run_seed=seed)

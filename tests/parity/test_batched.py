@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from strategies.base import Correction
 from strategies.seeds import generator
 from trainers import models, modules
-from trainers.batched import Batched, Block, choose, joined, measure, refusal
+from trainers.batched import Batched, Block, choose, gather, joined, measure, refusal
 from trainers.batched.chain import parse
 from trainers.batched.general import General
 from trainers.batched.hand import Hand
@@ -251,9 +251,35 @@ def test_bits_do_not_depend_on_how_the_examples_are_handed_over_or_how_often() -
     tasks = [Task(client, 1, modules.snapshot(model)) for client in range(3)]
     data = examples(model, [6, 4, 5], (5,))
     batched = Batched(model, LocalSettings(2, None, 3, SGD, None), (5,))
-    ways: list[Any] = [data, joined(data), lambda clients: joined([data[client] for client in clients])]
+    ways: list[Any] = [data, joined(data), lambda part: joined([data[task.client] for task in part])]
     results = [batched.train(tasks, way, run_seed=1).deltas for way in ways]
     assert all(torch.equal(results[0][name], other[name]) for other in results[1:] for name in other)
+
+
+@pytest.mark.parametrize("kind", ["mlp", "cnn", "residual"])
+@pytest.mark.parametrize(("size", "own_steps"), [(2, None), (3, [None, 1, 3]), (None, [1, 1, 1])])
+def test_only_examples_that_steps_see_are_read(kind: str, size: int | None, own_steps: list[int | None] | None) -> None:
+    """Clients of 11, 4 and 30 examples: two steps of three see all that the second has, and part of the others'."""
+    shape = (2, 5, 5) if kind == "cnn" else (5,)
+    model = built("cnn", shape, filters=[3], dense=4) if kind == "cnn" else residual()
+    if kind == "mlp":
+        model = built("mlp", (5,), hidden=[7])
+    x, y = (tensor.numpy() for tensor in examples(model, [45], shape)[0])
+    data = Dataset("toy", "classification", x, y, x, y, 3, shape)
+    rows = np.split(np.random.default_rng(5).permutation(45), [11, 15])
+    options = LocalSettings(1, 2, size, SGD, None)
+    start = modules.snapshot(model)
+    tasks = [Task(client, 1, start, num_steps=steps) for client, steps in enumerate(own_steps or [None] * 3)]
+    block = gather(data, tasks, rows, options, torch.float64, torch.device("cpu"), run_seed=4)
+    assert block.sizes == {2: (4, 4, 4), 3: (6, 3, 9), None: (11, 4, 30)}[size]
+    whole = [(torch.from_numpy(x[own]), torch.from_numpy(y[own])) for own in rows]
+    batched = Batched(model, options, shape)
+    part, all_read = (batched.train(tasks, given, run_seed=4) for given in (block, whole))
+    assert part.num_steps == all_read.num_steps and part.loss == pytest.approx(all_read.loss, rel=1e-12)
+    for place, task in enumerate(tasks):
+        loop = train(model, task, *whole[place], options, run_seed=4).delta
+        for name, tensor in loop.items():
+            torch.testing.assert_close(part.tree(place)[name], tensor, rtol=1e-9, atol=1e-12)
 
 
 @pytest.mark.parametrize("run_seed", [0, 7, 2**31 + 5, 2**70 + 3])

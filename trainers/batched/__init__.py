@@ -24,8 +24,8 @@ from trainers.local import LocalSettings, Task
 
 __all__ = ["Batched", "Block", "Choice", "Group", "Stacked", "choose", "gather", "joined", "measure", "refusal"]
 
-Gather = Callable[[Sequence[int]], Block]
-"""From client numbers to their examples."""
+Gather = Callable[[Sequence[Task]], Block]
+"""From tasks to the examples of their clients."""
 
 
 class Batched:
@@ -61,7 +61,8 @@ class Batched:
             block = _block(part, data, first)
             if len(block.sizes) != len(part):
                 raise ValueError(f"{len(part)} tasks need as many clients' examples, got {len(block.sizes)}")
-            yield self._program.train(part, block, schedule(part, block.sizes, self._settings, run_seed))
+            plan = schedule(part, block.sizes, self._settings, run_seed, block.chosen)
+            yield self._program.train(part, block, plan)
 
     def train(
         self, tasks: Sequence[Task], data: Sequence[tuple[Tensor, Tensor]] | Block | Gather, *, run_seed: int
@@ -77,5 +78,5 @@ def _block(part: Sequence[Task], data: Sequence[tuple[Tensor, Tensor]] | Block |
     if isinstance(data, Block):
         return data.cut(first, first + len(part))
     if callable(data):
-        return data([task.client for task in part])
+        return data(part)
     return joined(data[first : first + len(part)])

@@ -141,8 +141,8 @@ def measure(
     seconds: dict[str, list[float]] = {"loop": [], "batched": []}
     for _ in range(repeats + 1):  # the first of each pays for cold caches and does not count
         began = time.perf_counter()
-        for task, (x, y) in zip(tasks, block.parts(), strict=True):
-            train(copied, task, x, y, settings, run_seed=run_seed)
+        for task, (x, y), chosen in zip(tasks, block.parts(), block.chosen or [None] * len(tasks), strict=True):
+            train(copied, task, x, y, settings, run_seed=run_seed, chosen=chosen)
         between = time.perf_counter()
         stacked = batched.train(tasks, block, run_seed=run_seed)
         stacked.weighted_sum([1.0] * len(tasks))

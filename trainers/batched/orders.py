@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
+from torch import Tensor
 
 from strategies.seeds import generator, purpose_word
 from trainers.local import LocalSettings, Task
@@ -45,27 +46,46 @@ class Schedule(NamedTuple):
     counts: np.ndarray
 
 
-def schedule(tasks: Sequence[Task], sizes: Sequence[int], settings: LocalSettings, run_seed: int) -> Schedule:
+def schedule(
+    tasks: Sequence[Task],
+    sizes: Sequence[int],
+    settings: LocalSettings,
+    run_seed: int,
+    drawn: Sequence[Sequence[Tensor] | None] = (),
+) -> Schedule:
     """Return what `trainers.local.batches` would yield for each task, side by side.
+
+    Args:
+        drawn: of each task its steps, where they are drawn already.
 
     Raises:
         ValueError: when a task is to make no steps.
     """
+    known = drawn or [None] * len(tasks)
     wanted = [
-        settings.num_steps(size) if task.num_steps is None else task.num_steps
-        for task, size in zip(tasks, sizes, strict=True)
+        len(steps) if steps is not None else settings.num_steps(size) if task.num_steps is None else task.num_steps
+        for task, size, steps in zip(tasks, sizes, known, strict=True)
     ]
     for task, steps in zip(tasks, wanted, strict=True):
         if steps < 1:
             raise ValueError(f"client {task.client} is to make {steps} steps; a participation makes at least one")
     order = np.argsort(np.negative(wanted), kind="stable")
-    widths = [min(settings.batch_size or size, size) for size in sizes]
+    widths = [
+        min(settings.batch_size or size, size) if steps is None else max(map(len, steps))
+        for size, steps in zip(sizes, known, strict=True)
+    ]
     longest, widest = max(wanted), max(widths)
     chosen = np.zeros((len(tasks), longest, widest), dtype=np.int64)
     counts = np.zeros((len(tasks), longest), dtype=np.int64)
     drawing = generators(run_seed, "batches", [tasks[place].seed_indices for place in order])
     for row, (place, rng) in enumerate(zip(order, drawing, strict=True)):
         width, steps = widths[place], wanted[place]
+        given = known[place]
+        if given is not None:
+            for step, examples in enumerate(given):
+                counts[row, step] = len(examples)
+                chosen[row, step, : len(examples)], chosen[row, step, len(examples) :] = examples, examples[0]
+            continue
         taken, full = _pass(sizes[place], width)
         for start in range(0, steps, len(taken)):
             stop = min(start + len(taken), steps)

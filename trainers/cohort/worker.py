@@ -217,8 +217,10 @@ class CohortWorker:
     def _side_by_side(self, wave: Sequence[Work], releases: Mapping[int, Release], told: Told) -> Fold | Stack | None:
         assert self._batched is not None
         items = [self._item(work, releases, told) for work in wave]
-        examples = gather(items[0].body.inputs, [item.rows for item in items], self._dtype, self._device)
-        groups = self._batched.groups([item.task for item in items], examples, run_seed=self._seed)
+        tasks, rows, seed = [item.task for item in items], [item.rows for item in items], self._seed
+        inputs, to = items[0].body.inputs, (self._dtype, self._device)
+        examples = gather(inputs, tasks, rows, self._settings, *to, run_seed=seed)
+        groups = self._batched.groups(tasks, examples, run_seed=seed)
         done, total = 0, None
         while done < len(items):
             try:
