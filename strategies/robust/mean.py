@@ -6,7 +6,6 @@ in one vector are NaN or infinity in the result. (The chain `Robust` screens bef
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -29,7 +28,7 @@ def mean(updates: Tensor, weights: Tensor | None = None) -> Tensor:
     updates = matrix(updates)
     num = updates.shape[0]
     if weights is None:
-        return weighted_sum(updates, np.full(num, 1.0 / num))
+        return updates.new_full((num,), 1.0 / num) @ updates  # what `weighted_sum` does, and no array to begin from
     if weights.shape != (num,) or not bool(torch.isfinite(weights).all()) or bool((weights < 0).any()):
         raise ValueError(f"mean: weights are {list(weights.shape)}; expected [{num}] finite numbers of at least 0")
     asked = weights.detach().double().cpu().numpy()
