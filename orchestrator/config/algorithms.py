@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from orchestrator.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Section
+from orchestrator.config.fields import ByName, NonNegativeFloat, PositiveFloat, PositiveInt, Rate, Section
 
 Weighting = Literal["examples", "uniform"]
 
@@ -199,12 +199,6 @@ class AfaCs(_Rule):
     server_optimizer: ServerOptimizer = Field(ServerSgd(), description="how the server steps")
 
 
-def by_name(value: Any) -> str | None:
-    """Return which algorithm a section is; one that says nothing is FedAvg's."""
-    name = value.get("name", "fedavg") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if isinstance(name, str) else None
-
-
 Algorithm = Annotated[
     Annotated[FedAvg, Tag("fedavg")]
     | Annotated[FedAvgM, Tag("fedavgm")]
@@ -219,5 +213,5 @@ Algorithm = Annotated[
     | Annotated[WorkerMomentum, Tag("worker-momentum")]
     | Annotated[AfaCd, Tag("afa-cd")]
     | Annotated[AfaCs, Tag("afa-cs")],
-    Discriminator(by_name),
+    Discriminator(ByName("fedavg").tag),
 ]

@@ -125,7 +125,7 @@ def _unknown(path: Path, raw: Any, where: Where) -> Problem:
         hint = f"did you mean {near[0]!r}?"
     elif where(path) == COMMAND_LINE and (field := nearest_field(dotted(typed), raw)):
         hint = f"did you mean {field}?"
-    elif (field := nearest_field(key, raw)) and field.endswith(f".{key}"):
+    elif (field := nearest_field(key, raw)) != dotted(path) and field.endswith(f".{key}"):  # there, of another kind
         hint = f"known {place}: {', '.join(known)}; {key!r} belongs at {field}"
     else:
         hint = f"known {place}: {', '.join(known)}"

@@ -6,6 +6,7 @@ A number is never read from `true`, and never exceeds 64 bits; text such as `"0.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Annotated, Any, NamedTuple
 
 from annotated_types import Ge, Gt, Le, Lt, MinLen
@@ -28,6 +29,26 @@ class Expected(NamedTuple):
     """How a kind of value is put into words, when its type and bounds do not say it."""
 
     words: str
+
+
+class ByName(NamedTuple):
+    """Tells sections apart: by `name`, a user's own by `target` where there are such.
+
+    Args:
+        default: the name of a section that says none. own: whether users may give something of their own.
+    """
+
+    default: str | None = None
+    own: bool = False
+
+    def tag(self, value: Any) -> str | None:
+        """Return which section it is, raw or built; what a `Discriminator` is given."""
+        if isinstance(value, BaseModel):
+            value = {field: getattr(value, field) for field in ("name", "target") if hasattr(value, field)}
+        if not isinstance(value, Mapping):
+            return None
+        name = "target" if self.own and "target" in value else value.get("name", self.default)
+        return name if isinstance(name, str) else None
 
 
 class DottedKeys(NamedTuple):

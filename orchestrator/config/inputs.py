@@ -9,6 +9,7 @@ from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
 from orchestrator.config.fields import (
     AtLeastTwo,
+    ByName,
     Columns,
     Fraction,
     NonNegativeFloat,
@@ -185,13 +186,6 @@ class OwnData(DataSection):
     kwargs: dict[str, Any] = Field({}, description="its keyword arguments")
 
 
-def by_name(value: Any) -> str | None:
-    """Return which member of a union a section is: its name, or `target` for a user's own."""
-    if isinstance(value, dict):
-        return "target" if "target" in value else value.get("name")
-    return "target" if hasattr(value, "target") else getattr(value, "name", None)
-
-
 Data = Annotated[
     Annotated[Digits, Tag("digits")]
     | Annotated[Downloaded, Tag("mnist")]
@@ -211,7 +205,7 @@ Data = Annotated[
     | Annotated[Sbm, Tag("sbm")]
     | Annotated[PowerLaw, Tag("power-law")]
     | Annotated[OwnData, Tag("target")],
-    Discriminator(by_name),
+    Discriminator(ByName(own=True).tag),
 ]
 
 
@@ -367,5 +361,5 @@ Model = Annotated[
     | Annotated[ResGcn, Tag("resgcn")]
     | Annotated[Gat, Tag("gat")]
     | Annotated[OwnModel, Tag("target")],
-    Discriminator(by_name),
+    Discriminator(ByName(own=True).tag),
 ]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 from annotated_types import Ge, Le
 from pydantic import Discriminator, Field, Tag
 
-from orchestrator.config.fields import NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
+from orchestrator.config.fields import ByName, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 UpToOne = Annotated[float, Ge(0), Le(1)]
 
@@ -121,11 +121,6 @@ class NoProp(_Rule):
     dim: PositiveInt | None = Field(None, description="numbers of a class's embedding; null: one-hot")
 
 
-def by_name(value: Any) -> str | None:
-    """Return which rule a section is."""
-    return value.get("name") if isinstance(value, dict) else getattr(value, "name", None)
-
-
 LocalRule = Annotated[
     Annotated[AugLocal, Tag("auglocal")]
     | Annotated[Dgl, Tag("dgl")]
@@ -135,5 +130,5 @@ LocalRule = Annotated[
     | Annotated[PhyLL, Tag("phyll")]
     | Annotated[CounterCurrent, Tag("counter-current")]
     | Annotated[NoProp, Tag("noprop")],
-    Discriminator(by_name),
+    Discriminator(ByName().tag),
 ]

@@ -13,6 +13,7 @@ from orchestrator.config.client import Client
 from orchestrator.config.codecs import Codec
 from orchestrator.config.fields import (
     AtLeastTwo,
+    ByName,
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
@@ -253,15 +254,9 @@ class Bristle(Section):
     )
 
 
-def by_name(value: object) -> str | None:
-    """Return which algorithm a section is; one that says nothing is gossip."""
-    name = value.get("name", "gossip") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if isinstance(name, str) else None
-
-
 PeerAlgorithm = Annotated[
     Annotated[Gossip, Tag("gossip")] | Annotated[Bristle, Tag("bristle")] | Annotated[Mozi, Tag("mozi")],
-    Discriminator(by_name),
+    Discriminator(ByName("gossip").tag),
 ]
 
 

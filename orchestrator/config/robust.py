@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag
 
-from orchestrator.config.fields import NonNegativeInt, PositiveFloat, PositiveInt, Section
+from orchestrator.config.fields import ByName, NonNegativeInt, PositiveFloat, PositiveInt, Section
 
 # ---------------------------------------------------------------------------------------------- pre-aggregators
 
@@ -178,12 +178,6 @@ class SignMajority(_Rule):
     scale: PositiveFloat = Field(1.0, description="size of every coordinate of the result")
 
 
-def by_name(value: Any) -> str | None:
-    """Return which aggregator a section is; one that says nothing is the mean."""
-    name = value.get("name", "mean") if isinstance(value, dict) else getattr(value, "name", None)
-    return name if isinstance(name, str) else None
-
-
 Aggregator = Annotated[
     Annotated[Mean, Tag("mean")]
     | Annotated[Median, Tag("median")]
@@ -202,5 +196,5 @@ Aggregator = Annotated[
     | Annotated[Dnc, Tag("dnc")]
     | Annotated[FlTrust, Tag("fltrust")]
     | Annotated[SignMajority, Tag("sign_majority")],
-    Discriminator(by_name),
+    Discriminator(ByName("mean").tag),
 ]

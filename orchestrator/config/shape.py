@@ -15,8 +15,7 @@ from annotated_types import Ge, Gt, Le, Lt, MinLen
 from pydantic import BaseModel, Discriminator, Tag
 from pydantic.fields import FieldInfo
 
-from orchestrator.config.algorithms import by_name
-from orchestrator.config.fields import DottedKeys, Expected
+from orchestrator.config.fields import ByName, DottedKeys, Expected
 from orchestrator.config.schema import Experiment, by_kind
 
 Path = tuple[str | int, ...]
@@ -201,9 +200,10 @@ def _union(annotation: Any, discriminator: Any) -> OneOf:
         return OneOf(discriminator, members)
     if discriminator.discriminator is by_kind:
         return OneOf("kind", members, next(iter(members)))
-    if discriminator.discriminator is by_name:
-        return OneOf("name", members, next(iter(members)))
-    return OneOf("name" if "target" in members else None, members)
+    names = getattr(discriminator.discriminator, "__self__", None)
+    if isinstance(names, ByName):
+        return OneOf("name", members, names.default)
+    return OneOf(None, members)
 
 
 def _is_union(annotation: Any) -> bool:

@@ -53,7 +53,7 @@ DRAIN_S = 60.0
 
 
 @dataclass
-class _Step:
+class PendingStep:
     """What has come of a step."""
 
     values: dict[str, float] = field(default_factory=dict)
@@ -162,7 +162,7 @@ class GangEngine:
     def _attempt(self, gang: Gang, state: RunState) -> Iterator[StepReport]:
         """Run the gang from a state to its end and yield the steps in order."""
         arguments = self._from(gang, state)
-        pending: dict[int, _Step] = {}
+        pending: dict[int, PendingStep] = {}
         due = state.step + 1 if state.step else 0
         reports = gang.run(self._course.program, arguments, beat_s=BEAT_S)
         silent_since = time.monotonic()
@@ -215,11 +215,11 @@ class GangEngine:
         trees = {**({"model": state.model} if state.model is not None else {}), **state.server}
         return {tree: gang.share(wire.encode(tensors).to_pybytes()) for tree, tensors in trees.items()}
 
-    def _take(self, pending: dict[int, _Step], report: Any) -> None:
+    def _take(self, pending: dict[int, PendingStep], report: Any) -> None:
         payload = report.payload
         if payload["kind"] == "asks":  # for the word that is the answer
             return
-        step = pending.setdefault(payload["step"], _Step())
+        step = pending.setdefault(payload["step"], PendingStep())
         if payload["kind"] == "step":
             step.told, step.ends = True, step.ends or payload["ends"]
             step.values |= payload["values"]
@@ -232,7 +232,7 @@ class GangEngine:
         else:
             step.parts[payload["part"]] = payload["file"] if "file" in payload else payload["trees"]
 
-    def _complete(self, number: int, step: _Step) -> bool:
+    def _complete(self, number: int, step: PendingStep) -> bool:
         measured = len(step.measured) == self._course.num_measuring
         if number == 0:
             return measured
@@ -242,7 +242,7 @@ class GangEngine:
         saves = step.ends or number % self._experiment.checkpoint_every == 0
         return not saves or len(step.parts) == self._course.num_savers
 
-    def _report(self, number: int, step: _Step) -> StepReport:
+    def _report(self, number: int, step: PendingStep) -> StepReport:
         if step.parts and self._course.writes:
             assert self.store is not None
             files = tuple(step.parts[part] for part in sorted(step.parts))

@@ -17,7 +17,7 @@ from cluster.band import Band
 from cluster.errors import RemoteFailure
 from cluster.gang import Gang, Missing
 from orchestrator.engines.base import RunState, StepReport
-from orchestrator.engines.gang import GangEngine, _Step
+from orchestrator.engines.gang import GangEngine, PendingStep
 
 
 class ReplacingEngine(GangEngine):
@@ -38,7 +38,7 @@ class ReplacingEngine(GangEngine):
                 self._keep(gang)
             yield report
 
-    def _take(self, pending: dict[int, _Step], report: Any) -> None:
+    def _take(self, pending: dict[int, PendingStep], report: Any) -> None:
         gang = self._gang
         assert isinstance(gang, Band)
         if isinstance(report, Missing):
@@ -53,7 +53,7 @@ class ReplacingEngine(GangEngine):
         elif report.payload["kind"] == "asks" or report.payload["step"] > self._known:
             super()._take(pending, report)
 
-    def _replace(self, gang: Band, lost: Missing, pending: Mapping[int, _Step]) -> None:
+    def _replace(self, gang: Band, lost: Missing, pending: Mapping[int, PendingStep]) -> None:
         if self._restarts == self._strategy.restarts or self._ends:
             raise RemoteFailure(lost.reason, lost.worker, lost.node, lost.rank, lost=True)
         self._restarts += 1

@@ -104,6 +104,17 @@ def test_what_is_missing_is_told_where_it_belongs(tmp_path: Path) -> None:
         ),
         ({"strategy": {"algorithm": {"name": "fedpox"}}}, "strategy.algorithm.name", "did you mean 'fedprox'?"),
         ({"strategy": {"algorithm": "scafold"}}, "strategy.algorithm", "write it as a section: {name: scaffold}"),
+        (
+            {"strategy": {"kind": "peers", "algorithm": "bristel"}},
+            "strategy.algorithm",
+            "write it as a section: {name: bristle}",
+        ),
+        ({"strategy": {"aggregator": "krum"}}, "strategy.aggregator", "write it as a section: {name: krum}"),
+        (
+            {"strategy": {"kind": "local-learning", "rule": {"name": "auglocl"}}},
+            "strategy.rule.name",
+            "did you mean 'auglocal'?",
+        ),
         ({"data": {"nmae": "digits"}}, "data.name", "did you mean 'name' where it says 'nmae'?"),
         ({"data": "digits"}, "data", "write it as a section: {name: digits}"),
         ({"data": "digit"}, "data", "write it as a section: {name: digits}"),
@@ -119,6 +130,16 @@ def test_the_nearest_valid_name_is_told(changes: dict[str, Any], path: str, hint
 
 def test_a_key_in_the_wrong_place_is_told_where_it_belongs() -> None:
     assert "'lr' belongs at strategy.client.optimizer.lr" in one({"strategy": {"client": {"lr": 1}}}).hint
+
+
+def test_a_key_that_only_another_kind_has_is_not_said_to_belong_where_it_is() -> None:
+    hint = one({"strategy": {"kind": "local-learning", "epochs": 1}}).hint
+    assert hint.startswith("known in strategy: kind, rule, modules") and "belongs" not in hint
+
+
+def test_the_meaning_told_is_that_of_the_section_given() -> None:
+    hint = one({"strategy": {"kind": "local-learning", "rule": {"name": "dgl", "modules": [1, "a"]}}}).hint
+    assert hint == "modules: null: one a worker, cut by cost; each: one a unit; a list: units of each"
 
 
 @pytest.mark.parametrize(
