@@ -253,7 +253,8 @@ class Gang:
             import ray
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+            # Not soft: of an actor that asks for nothing Ray 2.60 then takes any node, whose end would be the gang's.
+            here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
             hub = ray.remote(self._hub_class())
             self._hub = hub.options(num_cpus=0, max_restarts=0, scheduling_strategy=here).remote()
             self._hub.prepare.remote()

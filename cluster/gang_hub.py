@@ -60,6 +60,12 @@ class Hub:
         """Import what running takes, while the driver does something else."""
         await asyncio.to_thread(_import)
 
+    async def node_id(self) -> str:
+        """Return where this actor is."""
+        import ray
+
+        return str(ray.get_runtime_context().get_node_id())
+
     async def launch(self, number: int, plan: Plan) -> None:
         """Begin a run, once: a call whose answer was lost comes again."""
         if self._run is not None and self._run.number == number:

@@ -58,6 +58,16 @@ def test_a_node_lost_is_told_by_its_rank_and_the_gang_starts_again(with_token: S
             assert groups_left() == []
 
 
+def test_the_hub_is_on_the_driver_s_node(with_token: SimulatedCluster) -> None:
+    import ray
+
+    with connect(with_token.address):
+        here = ray.get_runtime_context().get_node_id()
+        for _ in range(5):
+            with Gang(2, {"CPU": 1}, "spread", paths=(HERE,)) as gang:
+                assert ray.get(gang._hub.node_id.remote()) == here
+
+
 def test_a_driver_outside_the_cluster_runs_a_gang_like_any_other(with_token: SimulatedCluster) -> None:
     with connect(with_token.client_address), Gang(2, {"CPU": 1}, "spread", start_timeout_s=90, paths=(HERE,)) as gang:
         shared = gang.share({"a": 1})
