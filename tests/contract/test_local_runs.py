@@ -182,7 +182,7 @@ def test_an_asynchronous_run_without_speed_differences_still_is_not_the_serial_p
         ({"rule": {"name": "dgl", "modules": [1, 1, 9]}}, "strategy.rule.modules", "must have 5 units together"),
         ({"rule": {"name": "auglocal", "depth": 1, "min_depth": 2}}, "strategy.rule", "1 <= min_depth <= depth"),
         ({"rule": {"name": "auglocal", "wide": 1}}, "strategy.rule.wide", "unknown key"),
-        ({"rule": {"name": "auglokal"}}, "strategy.rule", "auglocal"),
+        ({"rule": {"name": "auglokal"}}, "strategy.rule.name", "did you mean .auglocal."),
         ({"batch_size": 45}, "strategy.batch_size", "at most the 44 examples"),
         ({"max_reuse": 2}, "strategy.max_reuse", "a lossless run has no ring buffer"),
         ({"slowdown": {1: 2.0}}, "strategy.slowdown", "does not depend on speed"),
