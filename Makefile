@@ -23,8 +23,9 @@ test-plain: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
 		-m "not slow and not ray and not multinode" tests
 
+# Ray gives its workers the niceness 15, and the tests beside them would leave them next to nothing.
 test-ray: $(STAMP)
-	$(BIN)/python -m pytest -m "not slow and (ray or multinode)" $(RAY_TESTS)
+	RAY_worker_niceness=0 $(BIN)/python -m pytest -m "not slow and (ray or multinode)" $(RAY_TESTS)
 
 test-slow: $(STAMP)
 	$(BIN)/python -m pytest -m slow tests
