@@ -158,7 +158,7 @@ def vmapped(job: Work, block: int) -> Side:
         for first in range(0, len(job.clients), block):
             tasks = [Task(client, 1, start) for client in job.clients[first : first + block]]
             data = job.read(tasks)
-            plan = schedule(tasks, data.sizes, SETTINGS, SEED)
+            plan = schedule(tasks, data.sizes, SETTINGS, SEED, data.chosen)
             part = Stacked([program.train(tasks, data, plan)]).weighted_sum([float(size) for size in data.sizes])
             total = {name: total[name] + tensor for name, tensor in part.items()} if total else part
         return total

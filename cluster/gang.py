@@ -27,7 +27,7 @@ from cluster.pool import Shared, resolve
 
 HUB_TIMEOUT_S = 20.0
 HUB_STARTS = 3
-"""So often the hub is started before a gang is lost: Ray may put it on a node whose end nobody has noticed yet."""
+"""So often the hub is started, where it is gone before it has launched anything, until a gang is lost."""
 
 GROUP_MARGIN_S = 60.0
 """The process group waits so much longer than the driver, so that a stall is told by who is silent."""
