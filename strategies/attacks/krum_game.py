@@ -43,7 +43,12 @@ class Game(NamedTuple):
         return bool(own.sort().values[:num_neighbors].sum() < best)
 
     def halved(self, factor: float, num_copies: int, num_neighbors: int, threshold: float) -> float:
-        """Return the factor, halved until the copies are chosen; below the threshold when they never were."""
+        """Return the factor, halved until the copies are chosen; below the threshold when they never were.
+
+        Where honest vectors are so long that their squares overflow there is no factor to begin from, and it is 0.
+        """
+        if not math.isfinite(factor):
+            return 0.0
         while factor >= threshold and not self.chooses(factor, num_copies, num_neighbors):
             factor /= 2
         return factor

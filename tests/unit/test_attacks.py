@@ -174,6 +174,13 @@ def test_a_tie_with_an_honest_vector_does_not_count_as_chosen_by_krum() -> None:
     assert -1e-5 < float(crafted.min()) < 0
 
 
+@pytest.mark.parametrize("variant", ["paper", "bristle"])
+def test_fang_krum_sends_what_was_received_where_squares_overflow(variant: str) -> None:
+    received = torch.randn(4)
+    crafted = fang_krum(drawn(5, 4).float() * 1e25, 3, variant=variant, received=received)  # it once halved infinity
+    assert torch.equal(crafted, received.expand(3, 4))
+
+
 def test_fang_krum_moves_all_but_the_first_within_the_radius() -> None:
     honest = drawn(9, 40)
     crafted = fang_krum(honest, 5, radius=0.01)
