@@ -2,9 +2,10 @@
 
 Every method has the same body, trained on letters before and frozen; peers train the output layer, one batch of five
 images an iteration with Adam. Attackers are linked to everybody: those that flip labels own two images of every class,
-the others craft what each victim hears. Baselines average, or aggregate robustly, the own layer and those heard; `mean,
-whole network` is plain decentralised learning, without a body that is trained before. The accuracy is that of honest
-peers' own models on all 10,000 test images, the mean over iterations 250 to 290.
+the others craft what each victim hears; Fang's do so as Bristle's authors coded it, with their bounds on a weight.
+Baselines average, or aggregate robustly, the own layer and those heard; `mean, whole network` is plain decentralised
+learning, without a body that is trained before. The accuracy is that of honest peers' own models on all 10,000 test
+images, the mean over iterations 250 to 290.
 
 A run is one line of `--out`, written when it is done, and is not repeated when it is found there; `--table` prints
 what there is and trains nothing. Bodies are trained once a seed and kept in `--root`, and so are the run directories;
@@ -50,8 +51,8 @@ ATTACKS: dict[str, dict[str, Any]] = {
     "flip all": {"name": "flip_shift"},
     "flip two": {"name": "flip_pair"},
     "noise": {"name": "noise"},
-    "Fang Krum": {"name": "fang_krum"},
-    "Fang trimmed mean": {"name": "fang_trimmed_mean"},
+    "Fang Krum": {"name": "fang_krum", "variant": "bristle"},
+    "Fang trimmed mean": {"name": "fang_trimmed_mean", "variant": "bristle"},
     "foreign classes": {"name": "foreign_class"},
 }
 WANTED = (0.80, 0.85, 0.90)

@@ -17,6 +17,7 @@ import torch
 from torch.optim import Optimizer
 
 
+@functools.cache
 def spare_compiler() -> None:
     """Let optimizers be made and stepped without the compiler in this process; the same sums, to the bit."""
     if "torch._dynamo" in sys.modules:

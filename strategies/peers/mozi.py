@@ -22,6 +22,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from strategies.robust import finite_rows
+
 
 class Merged(NamedTuple):
     """A model [d], which of those heard are in it, and how many were no numbers."""
@@ -49,9 +51,8 @@ def mozi(
         raise ValueError(f"share={share}: above 0 and at most 1")
     if not 0 <= own_weight <= 1:
         raise ValueError(f"own_weight={own_weight}: from 0 to 1")
-    finite = others.isfinite().all(1)
-    num_rejected = int((~finite).sum())
-    known = torch.nonzero(finite)[:, 0]
+    known = torch.nonzero(finite_rows(others))[:, 0]
+    num_rejected = len(others) - len(known)
     if not len(known):
         return Merged(own, (), num_rejected)
     distances = (others[known] - own).norm(dim=1)

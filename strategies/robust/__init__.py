@@ -7,7 +7,7 @@ experiment files write it; every rule is also a function of its own.
 from __future__ import annotations
 
 from strategies.robust.arc import arc
-from strategies.robust.base import Aggregator, Context, PreAggregator, Screened, screen
+from strategies.robust.base import Aggregator, Context, PreAggregator, Screened, finite_rows, screen
 from strategies.robust.bucketing import bucketing
 from strategies.robust.bulyan import bulyan
 from strategies.robust.caf import caf
@@ -47,6 +47,7 @@ __all__ = [
     "centered_clipping",
     "clipping",
     "dnc",
+    "finite_rows",
     "fltrust",
     "geometric_median",
     "krum",

@@ -140,16 +140,22 @@ def screen(updates: Tensor) -> Screened:
         ValueError: when no row remains, or `updates` is not a matrix of float32 or float64.
     """
     updates = matrix(updates)
-    if math.isfinite(float(updates.sum())):
-        return Screened(updates, torch.ones(updates.shape[0], dtype=torch.bool, device=updates.device))
-    kept = torch.isfinite(updates.sum(1))
-    for row in torch.nonzero(~kept).flatten().tolist():  # a sum of large numbers may overflow
-        kept[row] = torch.isfinite(updates[row]).all()
+    kept = finite_rows(updates)
     if bool(kept.all()):
         return Screened(updates, kept)
     if not bool(kept.any()):
         raise ValueError(f"all {len(updates)} vectors hold NaN or infinity, so there is nothing to aggregate")
     return Screened(updates[kept], kept)
+
+
+def finite_rows(updates: Tensor) -> Tensor:
+    """Return which rows of `[n, d]` hold neither NaN nor infinity, `[n]`; a sum each is quicker than looking at all."""
+    if math.isfinite(float(updates.sum())):
+        return torch.ones(updates.shape[0], dtype=torch.bool, device=updates.device)
+    kept = torch.isfinite(updates.sum(1))
+    for row in torch.nonzero(~kept).flatten().tolist():  # a sum of large numbers may overflow
+        kept[row] = torch.isfinite(updates[row]).all()
+    return kept
 
 
 class Admitted(NamedTuple):

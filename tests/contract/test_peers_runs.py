@@ -78,6 +78,9 @@ CASES: dict[str, Mapping[str, Any]] = {
     "gossip of output layers against noise": bristle(
         algorithm={"name": "gossip", "iterations": 4}, attack={"name": "noise", "attackers": 2, "join": True},
     ),
+    "bristle against what pushes along its change": bristle(
+        attack={"name": "fang_krum", "variant": "bristle", "attackers": 2, "join": True},
+    ),
     "bristle against crafted layers": bristle(attack={"name": "foreign_class", "attackers": 2, "join": True}, **LIVELY),
 }  # fmt: skip
 
@@ -95,6 +98,21 @@ def test_how_many_blocks_a_wave_is_cut_into_changes_no_bit(monkeypatch: pytest.M
     whole = play(CASES["asynchronous, lossy and late"])
     monkeypatch.setattr(engine, "NUM_BLOCKS", 2)
     same(whole, play(CASES["asynchronous, lossy and late"]))
+
+
+def test_a_free_rider_sends_its_victim_the_model_that_the_victims_last_steps_began_from() -> None:
+    def states(iterations: int) -> Mapping[str, torch.Tensor]:
+        algorithm = {"name": "gossip", "iterations": iterations, "mixing": "heard"}
+        attack = {"name": "free_rider", "attackers": 2, "join": True}
+        return play(config(algorithm=algorithm, attack=attack)).last.state.server[PEERS]
+
+    once, twice = states(1), states(2)
+    for name in (path.removeprefix("model/") for path in once if path.startswith("model/")):
+        sent = once[f"model/{name}"][:PEERS_HONEST]
+        begun = once[f"began/{name}"][:PEERS_HONEST]
+        assert torch.equal(begun, begun[:1].expand_as(begun)) and not torch.equal(begun, sent)
+        mixed = (sent.sum(0) + 2 * begun) / (PEERS_HONEST + 2)
+        torch.testing.assert_close(twice[f"began/{name}"][:PEERS_HONEST], mixed)
 
 
 def test_bytes_are_counted_on_every_link_lost_messages_included() -> None:

@@ -62,7 +62,8 @@ class Bristle:
         """Return the state of a peer that has not acted: its output layer is zero."""
         zero = torch.zeros_like(self._learner.first[self._name])
         shared = torch.full((self._num_peers,), -1, dtype=torch.int64)
-        return {CONSOLIDATED: zero, SHARED: shared, **self._learner.blank()}
+        noted = self._intruders.noted({self._name: zero})
+        return {CONSOLIDATED: zero, SHARED: shared, **noted, **self._learner.blank()}
 
     def model(self, state: Tree) -> Tree:
         """Return the model of a peer."""
@@ -76,9 +77,8 @@ class Bristle:
         def integrate(own: Tensor) -> Tensor:
             rng = generator(self._seed, "prioritizer", iteration, peer)
             like = {self._name: state[CONSOLIDATED]}
-            flat = self._intruders.crafted(
-                peer, iteration, own.T.flatten(), heard.senders, heard.rows(like), _no_aggregate
-            )
+            victim = self._intruders.victim(peer, iteration, own.T.flatten(), state, like)
+            flat = self._intruders.crafted(victim, heard.senders, heard.rows(like), _no_aggregate)
             others = flat.view(len(flat), *own.T.shape).transpose(1, 2).contiguous()
             num_shared = None if self._section["intersection"] == "none" else shared[list(heard.senders)].tolist()
             done = integrator.integrate(own, others, self._test(peer), rng, num_shared, self._settings, iteration)
@@ -87,9 +87,11 @@ class Bristle:
 
         memory = {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER) or name == FRESH}
         learned: list[Any] = []
+        began: dict[str, Tensor] = {}
 
         def train(live: Tensor, moments: Tree) -> tuple[Tensor, Tree]:
-            done = self._learner.learn(peer, iteration, num_steps, {self._name: live.T.contiguous()}, moments)
+            began[self._name] = live.T.contiguous()
+            done = self._learner.learn(peer, iteration, num_steps, began, moments)
             learned.append(done)
             return done.model[self._name].T, done.memory
 
@@ -98,7 +100,7 @@ class Bristle:
         consolidated = after.cw.T.contiguous()
         num_used = int((found[0].familiar.sum(1) + found[0].foreign > 0).sum()) if found else 0
         return Acted(
-            {CONSOLIDATED: consolidated, SHARED: shared, **after.moments},
+            {CONSOLIDATED: consolidated, SHARED: shared, **self._intruders.noted(began), **after.moments},
             {self._name: consolidated},
             learned[0].loss,
             learned[0].num_steps,

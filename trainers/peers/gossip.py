@@ -21,7 +21,7 @@ from strategies.base import Tree
 from strategies.peers.mixing import mixing_weights
 from strategies.peers.mozi import mozi
 from strategies.peers.topology import Topology
-from strategies.robust import Context, Robust
+from strategies.robust import Context, Robust, finite_rows
 from strategies.seeds import generator, integer
 from trainers.peers.intruders import Intruders
 from trainers.peers.learner import FRESH, OPTIMIZER, Learner
@@ -85,7 +85,9 @@ class Gossip:
 
     def first(self) -> dict[str, Tensor]:
         """Return the state of a peer that has not acted."""
-        return {**{f"{MODEL}{name}": tensor for name, tensor in self._learner.first.items()}, **self._learner.blank()}
+        first = self._learner.first
+        kept = {f"{MODEL}{name}": tensor for name, tensor in first.items()}
+        return {**kept, **self._intruders.noted(first), **self._learner.blank()}
 
     def model(self, state: Tree) -> Tree:
         """Return the model of a peer."""
@@ -99,9 +101,10 @@ class Gossip:
     def act(self, peer: int, iteration: int, num_steps: int, state: Tree, heard: Heard) -> Acted:
         """Mix, train, and send the model."""
         memory = {name: tensor for name, tensor in state.items() if name.startswith(OPTIMIZER) or name == FRESH}
-        mixed = self._mix(peer, iteration, self.model(state), heard)
+        mixed = self._mix(peer, iteration, state, heard)
         learned = self._learner.learn(peer, iteration, num_steps, mixed.model, memory)
-        after = {**{f"{MODEL}{name}": tensor for name, tensor in learned.model.items()}, **learned.memory}
+        kept = {f"{MODEL}{name}": tensor for name, tensor in learned.model.items()}
+        after = {**kept, **self._intruders.noted(mixed.model), **learned.memory}
         return Acted(
             after, learned.model, learned.loss, learned.num_steps, mixed.num_used, mixed.num_rejected,
             deviation=mixed.deviation,
@@ -114,7 +117,8 @@ class Gossip:
         return np.concatenate([weights.own, weights.heard])
 
     @torch.no_grad()
-    def _mix(self, peer: int, iteration: int, own: Tree, heard: Heard) -> Mixed:
+    def _mix(self, peer: int, iteration: int, state: Tree, heard: Heard) -> Mixed:
+        own = self.model(state)
         if not heard.senders:
             return Mixed(own, 0, 0)
         vector = torch.cat([tensor.flatten() for tensor in own.values()])
@@ -130,9 +134,8 @@ class Gossip:
                 self._robust.check(1 + len(heard.senders), num_byzantine)
             except ValueError:  # too few have been heard for the aggregator: nobody else can be believed
                 return Mixed(own, 0, 0)
-        others = self._intruders.crafted(
-            peer, iteration, vector, heard.senders, heard.rows(own), lambda rows: put_together(rows).vector
-        )
+        victim = self._intruders.victim(peer, iteration, vector, state, own)
+        others = self._intruders.crafted(victim, heard.senders, heard.rows(own), lambda rows: put_together(rows).vector)
         joined = put_together(others)
         honest = [place for place, sender in enumerate(heard.senders) if sender not in self._intruders.peers]
         deviation = math.nan
@@ -146,13 +149,13 @@ class Gossip:
     ) -> Joined:
         """Put the models heard, [n, d], together with the own one."""
         if self._robust is None:
-            finite = others.isfinite().all(1)
-            shares = torch.from_numpy(self._shares(peer, senders)).to(others)
-            shares[1:] *= finite
-            shares[0] = 1.0 - shares[1:].sum()  # what cannot be used falls to the own model
-            rows = torch.cat([own[None], others[finite]])
-            mixed = shares[torch.cat([finite.new_ones(1), finite])] @ rows
-            return Joined(mixed, int(finite.sum()), int((~finite).sum()))
+            finite = finite_rows(others)
+            num_used = int(finite.sum())
+            shares = torch.from_numpy(self._shares(peer, senders)[1:]).to(others)
+            if num_used < len(others):
+                others, shares = others[finite], shares[finite]
+            mixed = (1.0 - shares.sum()) * own + shares @ others  # what cannot be used falls to the own model
+            return Joined(mixed, num_used, len(finite) - num_used)
         context = Context(num_byzantine, own=own, center=own, seed=integer(self._seed, "mixing", iteration, peer))
         combined = self._robust.combine(torch.cat([own[None], others]), context)
         return Joined(combined.vector, len(others) - combined.num_rejected, combined.num_rejected)
@@ -178,8 +181,8 @@ class Mozi(Gossip):
         rng = generator(self._seed, "examination", iteration, peer)
         drawn = np.sort(rng.permutation(rows)[: self._section["examples"]])
 
-        def loss(vector: Tensor) -> float:
-            return self._learner.loss(self.parted(vector), drawn)
-
-        found = mozi(own, others, loss, self._section["share"], self._section["own_weight"])
+        loss = self._learner.losses(drawn)
+        found = mozi(
+            own, others, lambda vector: loss(self.parted(vector)), self._section["share"], self._section["own_weight"]
+        )
         return Joined(found.model, len(found.kept), found.num_rejected)

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from strategies.attacks import Attack, Knowledge, attack
+from strategies.base import Tree
 from strategies.seeds import integer
 
 BY_CLASS = ("foreign_class", "noise")
 """Attacks on an output layer that is sent alone, which are told whose columns are whose."""
+
+BEGAN = "began/"
+"""Where a peer's state holds the model that its last local steps began from, if attackers want to know it."""
+
+
+class Victim(NamedTuple):
+    """Who attackers craft what they send for.
+
+    Args:
+        own: its model [d]. began: the one that its last local steps began from, which crafted vectors push away from.
+    """
+
+    peer: int
+    iteration: int
+    own: Tensor
+    began: Tensor
 
 
 class Intruders(NamedTuple):
@@ -39,28 +56,32 @@ class Intruders(NamedTuple):
         """Whether they send anything but what they have trained."""
         return self.section is not None
 
+    def noted(self, began: Tree) -> dict[str, Tensor]:
+        """Return what a peer's state holds for attackers to know, given where its local steps begin."""
+        return {f"{BEGAN}{name}": tensor for name, tensor in began.items()} if self.craft else {}
+
+    def victim(self, peer: int, iteration: int, own: Tensor, state: Tree, names: Iterable[str]) -> Victim:
+        """Return a peer as attackers see it: its model as a vector, and of its state what was noted of these names."""
+        if not self.craft:
+            return Victim(peer, iteration, own, own)
+        return Victim(peer, iteration, own, torch.cat([state[f"{BEGAN}{name}"].flatten() for name in names]))
+
     def num_among(self, senders: Sequence[int]) -> int:
         """Return how many of some peers are attackers."""
         return sum(sender in self.peers for sender in senders)
 
     def crafted(
-        self,
-        victim: int,
-        iteration: int,
-        own: Tensor,
-        senders: Sequence[int],
-        rows: Tensor,
-        aggregate: Callable[[Tensor], Tensor],
+        self, victim: Victim, senders: Sequence[int], rows: Tensor, aggregate: Callable[[Tensor], Tensor]
     ) -> Tensor:
         """Return what the victim hears: rows [n, d], those of attackers made for it.
 
         Args:
-            own: the victim's model [d]. aggregate: `[n, d] -> [d]`, what it would make of models it has heard.
+            aggregate: `[n, d] -> [d]`, what it would make of models it has heard.
         """
         dishonest = torch.tensor([sender in self.peers for sender in senders], dtype=torch.bool)
-        if not self.craft or victim in self.peers or iteration + 1 < self.begins or not dishonest.any():
+        if not self.craft or victim.peer in self.peers or victim.iteration + 1 < self.begins or not dishonest.any():
             return rows
-        honest = torch.cat([own[None], rows[~dishonest]]) if self.omniscient else rows[dishonest]
+        honest = torch.cat([victim.own[None], rows[~dishonest]]) if self.omniscient else rows[dishonest]
         order = torch.cat([(~dishonest).nonzero(), dishonest.nonzero()]).flatten()
         back = torch.argsort(order)
 
@@ -70,12 +91,12 @@ class Intruders(NamedTuple):
         knowledge = Knowledge(
             int(dishonest.sum()),
             answered if self.omniscient else None,
-            received=own,
-            seed=integer(self.seed, "attack", iteration, victim),
+            received=victim.began,
+            seed=integer(self.seed, "attack", victim.iteration, victim.peer),
             num_total=1 + len(rows),
         )
         heard = rows.clone()
-        heard[dishonest] = self._attack(victim).apply(honest, knowledge).to(rows)
+        heard[dishonest] = self._attack(victim.peer).apply(honest, knowledge).to(rows)
         return heard
 
     def _attack(self, victim: int) -> Attack:

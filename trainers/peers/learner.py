@@ -6,7 +6,7 @@ a federated client, which starts anew from the server's model, keeps none.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -101,13 +101,17 @@ class Learner:
             loss_sum += float(loss_of(logits, y, reduction="sum").double())
         return correct, loss_sum
 
-    @torch.no_grad()
-    def loss(self, model: Tree, rows: np.ndarray) -> float:
-        """Return the mean loss of a model on some training examples."""
-        modules.load(self.model, model)
-        self.model.eval()
+    def losses(self, rows: np.ndarray) -> Callable[[Tree], float]:
+        """Return the mean loss on some training examples, as a function of the model, until something is trained."""
         x, y = self.tensors(self.dataset.train_x, self.dataset.train_y, rows)
-        return float(loss_of(self.model(x), y))
+        self.model.eval()
+
+        @torch.no_grad()
+        def loss(model: Tree) -> float:
+            modules.load(self.model, model)
+            return float(loss_of(self.model(x), y))
+
+        return loss
 
     def tensors(self, x: np.ndarray, y: np.ndarray, rows: np.ndarray) -> tuple[Tensor, Tensor]:
         """Return some examples as the model takes them."""

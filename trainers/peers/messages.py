@@ -39,7 +39,8 @@ class Heard(NamedTuple):
 
     def rows(self, like: Tree) -> Tensor:
         """Return them as vectors [n, d] in the order of the names of `like`."""
-        return torch.cat([self.tree[name].flatten(1) for name in like], 1)
+        parts = [self.tree[name].flatten(1) for name in like]
+        return parts[0] if len(parts) == 1 else torch.cat(parts, 1)
 
 
 class ActionReport(NamedTuple):

@@ -152,7 +152,8 @@ class PeerWorker:
     def _act(self, work: PeerWork, state: Tree, sent: Tree) -> Acted:
         if not len(self._partition.rows(work.peer)):  # an attacker without data, whose messages are crafted by whom
             return Acted(state, self._program.model(state), math.nan, 0, 0, 0)  # they are meant for
-        heard = Heard(work.senders, {name: tensor[list(work.places)] for name, tensor in sent.items()})
+        places = torch.tensor(work.places, dtype=torch.int64)
+        heard = Heard(work.senders, {name: tensor.index_select(0, places) for name, tensor in sent.items()})
         try:
             return self._program.act(work.peer, work.iteration, work.num_steps, state, heard)
         except Exception as error:  # a user's model may raise anything
