@@ -8,11 +8,13 @@ no vector of its own should use another rule.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 from torch import Tensor
 
-from strategies.robust.base import Aggregator, Context, lowered, majority, matrix, vector
-from strategies.robust.distances import mean_of, measured, squared_lengths
+from strategies.robust.base import Aggregator, Context, lowered, majority, matrix, screen, vector
+from strategies.robust.distances import mean_of, squared_lengths
 
 _BOUND = majority("monna")
 
@@ -28,14 +30,16 @@ def monna(updates: Tensor, num_byzantine: int, own: Tensor | None = None) -> Ten
     Raises:
         ValueError: also when the own vector holds NaN or infinity.
     """
-    given, num = updates, matrix(updates).shape[0]
-    _BOUND(num, num_byzantine)
-    updates, lengths = measured(updates)
-    num_left = updates.shape[0]
-    f = lowered(num_byzantine, num, num_left, _BOUND)
-    pivot = vector(given[0] if own is None else own, updates, "own")
-    squared = squared_lengths(updates, pivot, lengths)
-    return mean_of(updates, np.argsort(squared, kind="stable")[: num_left - f])
+    updates, f = matrix(updates), num_byzantine
+    num = updates.shape[0]
+    _BOUND(num, f)
+    pivot = vector(updates[0] if own is None else own, updates, "own")
+    squared = squared_lengths(updates, pivot)
+    if not math.isfinite(squared.sum()):  # some vector is no numbers
+        updates = screen(updates).updates
+        f = lowered(f, num, updates.shape[0], _BOUND)
+        squared = squared_lengths(updates, pivot)
+    return mean_of(updates, np.argsort(squared, kind="stable")[: len(squared) - f])
 
 
 def build() -> Aggregator:
