@@ -17,6 +17,7 @@ Knowledge. "full": rows are all honest vectors. "partial": rows are the attacker
 one crafted copy first and one more each time no lambda is found. In both s comes from the mean of the rows; the paper's
 full-knowledge attacker takes Krum's own result for it, which needs the attackers' honest vectors beside.
 Other deviations: where k-c+1 is not positive the first term has no bound and is left out. Ties count as not chosen.
+Where squared distances overflow, what was received is sent.
 `radius` 0 sends copies; the paper moves all but the first by at most 0.01. At least one neighbour counts.
 
 `variant="bristle"` is what the authors of Bristle run (their commit a505112b): the first row is the victim's own
